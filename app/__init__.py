@@ -1,0 +1,1 @@
+"""The program: sources, loops, windows and writers; the only place with threads."""

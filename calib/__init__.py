@@ -1,0 +1,1 @@
+"""Cameras: projection, calibration and camera files."""

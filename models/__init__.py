@@ -1,0 +1,1 @@
+"""Networks: definitions, runtimes, export and training."""

@@ -1,0 +1,1 @@
+"""Training of Stage I and Stage II."""

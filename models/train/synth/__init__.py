@@ -1,0 +1,1 @@
+"""Rendered people with exact 2D and 3D truth."""

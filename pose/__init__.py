@@ -1,0 +1,1 @@
+"""From network maps to people: pure computation on numpy arrays."""

@@ -1,0 +1,171 @@
+"""What crosses the borders between stages: frozen records of numpy arrays.
+
+A stage reads records and builds new ones; arrays are read-only by agreement. K = 20 joints in 2D
+(`joints.JOINTS_2D`), J = 21 in 3D (`joints.JOINTS`), L limbs, h x w the grid of the maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.calib.camera import Camera
+from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
+
+Float = NDArray[np.floating[Any]]
+UInt8 = NDArray[np.uint8]
+
+_K, _J, _L = len(JOINTS_2D), len(JOINTS), len(LIMBS)
+
+
+def _check(what: str, array: NDArray[Any], *shape: int | None) -> None:
+    """Raise ValueError unless the array has this shape (None: any length)."""
+    got = array.shape
+    if len(got) != len(shape) or any(w is not None and g != w for g, w in zip(got, shape)):
+        raise ValueError(f"{what}: shape {got}, wanted {shape}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture: BGR (H, W, 3) uint8, upright; its time in seconds, index and camera.
+
+    `time_s` never runs back within a source; a gap in `index` counts dropped frames.
+    """
+
+    image: UInt8
+    time_s: float
+    index: int
+    camera: Camera
+
+    def __post_init__(self) -> None:
+        _check("Frame.image", self.image, None, None, 3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkOutput:
+    """The maps of one frame on a grid of h x w cells.
+
+    heatmaps (K, h, w) in [0, 1]; pafs (2 L, h, w): x then y of each limb's unit vector; encodings
+    (3 J, h, w): bone vectors in units of `joints.BONE_UNIT_M`, or None; to_image (2, 3): cell
+    index (x, y, 1) to image px, where whole cell indices are cell centres and whole px are pixel
+    centres.
+    """
+
+    heatmaps: Float
+    pafs: Float
+    encodings: Float | None
+    to_image: Float
+
+    def __post_init__(self) -> None:
+        _, h, w = self.heatmaps.shape
+        _check("NetworkOutput.heatmaps", self.heatmaps, _K, h, w)
+        _check("NetworkOutput.pafs", self.pafs, 2 * _L, h, w)
+        if self.encodings is not None:
+            _check("NetworkOutput.encodings", self.encodings, 3 * _J, h, w)
+        _check("NetworkOutput.to_image", self.to_image, 2, 3)
+
+
+Network = Callable[[Sequence[Frame]], "list[NetworkOutput]"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Person2D:
+    """One person in one picture.
+
+    joints_px (K, 2) image px, NaN = not seen; confidence (K,) in [0, 1], 0 = not seen; encoding
+    (K, 3 J) all bone vectors read at each joint (units of `joints.BONE_UNIT_M`, NaN where the
+    joint is not seen) or None; score: how sure the person is, in [0, 1].
+    """
+
+    joints_px: Float
+    confidence: Float
+    score: float
+    encoding: Float | None = None
+
+    def __post_init__(self) -> None:
+        _check("Person2D.joints_px", self.joints_px, _K, 2)
+        _check("Person2D.confidence", self.confidence, _K)
+        if self.encoding is not None:
+            _check("Person2D.encoding", self.encoding, _K, 3 * _J)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Person3D:
+    """A person with a 3D pose.
+
+    joints_rel_m (J, 3) relative to the pelvis, camera axes, metres; sigma_m (J,) expected error;
+    root_m (3,) the pelvis in the camera frame, for a body of average size; root_sigma_m its
+    expected error along the ray.
+    """
+
+    seen: Person2D
+    joints_rel_m: Float
+    sigma_m: Float
+    root_m: Float
+    root_sigma_m: float
+
+    def __post_init__(self) -> None:
+        _check("Person3D.joints_rel_m", self.joints_rel_m, _J, 3)
+        _check("Person3D.sigma_m", self.sigma_m, _J)
+        _check("Person3D.root_m", self.root_m, 3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """All people of one frame, without memory of other frames, and the milliseconds spent."""
+
+    frame: Frame
+    people: tuple[Person3D, ...]
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedPerson:
+    """A person followed over time.
+
+    track_id is never used again; score in [0, 1]; joints_px (K, 2) and confidence (K,) as in
+    Person2D (filtered); joints_m (J, 3) camera frame, metres, NaN = missing; state (J,) one of
+    `joints.MISSING, SEEN, INFERRED, EXTRAPOLATED`; rotations (J, 4) local quaternions x y z w
+    of the kinematic skeleton, or None; box_px (4,) x y w h round the seen joints.
+    """
+
+    track_id: int
+    score: float
+    joints_px: Float
+    confidence: Float
+    joints_m: Float
+    state: UInt8
+    box_px: Float
+    rotations: Float | None = None
+
+    def __post_init__(self) -> None:
+        _check("TrackedPerson.joints_px", self.joints_px, _K, 2)
+        _check("TrackedPerson.confidence", self.confidence, _K)
+        _check("TrackedPerson.joints_m", self.joints_m, _J, 3)
+        _check("TrackedPerson.state", self.state, _J)
+        _check("TrackedPerson.box_px", self.box_px, 4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameResult:
+    """The result of one frame: people in the order of their ids, milliseconds per stage."""
+
+    frame: Frame
+    people: tuple[TrackedPerson, ...]
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found2D:
+    """People of one frame as a 2D front end finds them, and the milliseconds spent by stage."""
+
+    people: tuple[Person2D, ...]
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+# A 2D front end: our Stage I with its grouping, or a network of the user's own.
+FrontEnd = Callable[[Sequence[Frame]], "list[Found2D]"]
