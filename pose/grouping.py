@@ -1,0 +1,209 @@
+"""Joints to people: bottom-up grouping along part affinity fields.
+
+Everything up to the choice of limbs is done for all joints and limbs at once on flat arrays: one
+list of peaks, one list of candidate pairs. Only the greedy joining at the end is a Python loop,
+over the few hundred pairs that survive.
+Source: Cao et al. 2017, sections 2.3 (line integral) and 2.4 (greedy matching); sub-pixel
+position by a parabola through the logarithm (Zhang et al. 2020, DARK, in one dimension).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.joints import JOINTS_2D, LIMBS
+from manypose.pose.records import NetworkOutput, Person2D
+from manypose.pose.targets import SIGMA_CELLS
+
+Float = NDArray[np.floating[Any]]
+Int = NDArray[np.intp]
+
+_K, _L = len(JOINTS_2D), len(LIMBS)
+_LIMBS = np.array(LIMBS, np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupingConfig:
+    """Limits of the grouping; scores in [0, 1]."""
+
+    peak_score_min: float = 0.1  # lower local maxima are no joints
+    peaks_max: int = 40  # of one joint
+    line_samples: int = 10  # along a candidate limb
+    limb_score_min: float = 0.1  # mean agreement of the samples with the limb's direction
+    limb_share_min: float = 0.7  # of samples that agree at all
+    limb_length_max: float = 0.7  # of the longer side of the maps
+    joints_min: int = 2  # people of fewer joints are dropped
+    score_min: float = 0.0  # people less sure than this are dropped
+    people_max: int = 20
+
+
+def group(output: NetworkOutput, config: GroupingConfig) -> list[Person2D]:
+    """Return the people in one frame, best first; at most `config.people_max`.
+
+    O(limbs * peaks^2) in time; a frame without peaks costs one pass over the heat-maps. NaN in
+    the maps counts as "nothing there".
+    """
+    joint, xy, score = _peaks(output.heatmaps, config)
+    if len(joint) == 0:
+        return []
+    a, b, pair_score = _limbs(joint, xy, score, output.pafs, config)
+    members = _join(joint, a, b, pair_score)
+    return _people(members, joint, xy, score, output, config)
+
+
+def _peaks(heatmaps: Float, config: GroupingConfig) -> tuple[Int, Float, Float]:
+    """Return all peaks, sorted by joint: joint (P,), cells x y (P, 2) sub-pixel, score (P,)."""
+    k, h, w = heatmaps.shape
+    padded = np.full((k, h + 2, w + 2), -1, np.float32)
+    padded[:, 1:-1, 1:-1] = heatmaps
+    flat, row = padded.ravel(), w + 2
+    at = np.flatnonzero(flat > config.peak_score_min)
+    value = flat[at]
+    # Of equal neighbours (a joint half-way between two cells) the first one is the peak.
+    earlier = (-row - 1, -row, -row + 1, -1)
+    top = np.ones(len(at), bool)
+    for step in earlier:
+        top &= (value > flat[at + step]) | np.isnan(flat[at + step])
+        top &= (value >= flat[at - step]) | np.isnan(flat[at - step])
+    at, value = at[top], value[top]
+    joint, rest = np.divmod(at, (h + 2) * row)
+    y, x = np.divmod(rest, row)
+    if len(at) and np.bincount(joint).max() > config.peaks_max:
+        order = np.lexsort((-value, joint))
+        start = np.searchsorted(joint, joint[order])
+        keep = np.sort(order[np.arange(len(order)) - start < config.peaks_max])
+        at, value, joint, x, y = at[keep], value[keep], joint[keep], x[keep], y[keep]
+    log = _log(value)
+    dx = _offset(_log(flat[at - 1]), log, _log(flat[at + 1]), x == 1, x == w)
+    dy = _offset(_log(flat[at - row]), log, _log(flat[at + row]), y == 1, y == h)
+    xy = np.stack([x - 1 + dx, y - 1 + dy], 1)
+    return joint, xy, np.minimum(value, 1)
+
+
+def _log(value: Float) -> Float:
+    return np.log(np.fmax(value, 1e-3))
+
+
+def _offset(
+    before: Float, here: Float, after: Float, first: NDArray[np.bool_], last: NDArray[np.bool_]
+) -> Float:
+    """Return where between -0.5 and 0.5 a peak lies, from the logarithms of three neighbours.
+
+    At the border, where one neighbour is missing, the width of the target's Gaussian stands in.
+    """
+    variance = SIGMA_CELLS**2
+    bend = before - 2 * here + after
+    inner = np.where(bend < -1e-6, 0.5 * (before - after) / np.minimum(bend, -1e-6), 0)
+    right = 0.5 - variance * (here - after)
+    left = variance * (here - before) - 0.5
+    alone = first & last
+    out = np.where(first, right, np.where(last, left, inner))
+    return np.where(alone, 0, np.clip(out, -0.5, 0.5))
+
+
+def _limbs(
+    joint: Int, xy: Float, score: Float, pafs: Float, config: GroupingConfig
+) -> tuple[Int, Int, Float]:
+    """Return the believable limbs: peaks a (M,), b (M,) and pair score (M,), best first."""
+    h, w = pafs.shape[1:]
+    start = np.searchsorted(joint, np.arange(_K + 1))
+    count = np.diff(start)
+    pairs = count[_LIMBS[:, 0]] * count[_LIMBS[:, 1]]
+    limb = np.repeat(np.arange(_L), pairs)
+    within = np.arange(len(limb)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+    columns = count[_LIMBS[limb, 1]]
+    a = start[_LIMBS[limb, 0]] + within // columns
+    b = start[_LIMBS[limb, 1]] + within % columns
+    step = xy[b] - xy[a]
+    length = np.hypot(step[:, 0], step[:, 1])
+    keep = length < config.limb_length_max * max(h, w)
+    flat = np.ascontiguousarray(pafs).reshape(-1)
+
+    def agreement(keep: Int | NDArray[np.bool_], t: Float) -> Float:
+        x = np.rint(xy[a[keep], 0, None] + step[keep, 0, None] * t).astype(np.intp)
+        y = np.rint(xy[a[keep], 1, None] + step[keep, 1, None] * t).astype(np.intp)
+        at = np.clip(y, 0, h - 1) * w + np.clip(x, 0, w - 1) + (2 * h * w) * limb[keep, None]
+        unit = step[keep] / np.maximum(length[keep], 1e-6)[:, None]
+        dot: Float = flat[at] * unit[:, :1] + flat[at + h * w] * unit[:, 1:]
+        return np.nan_to_num(dot)
+
+    # most pairs join two people: three samples tell
+    keep = np.flatnonzero(keep)
+    quick = agreement(keep, np.array([0.25, 0.5, 0.75]))
+    keep = keep[((quick > 0.05).sum(1) >= 2) | (length[keep] < 1)]
+    t = (np.arange(config.line_samples) + 0.5) / config.line_samples
+    dot = agreement(keep, t)
+    mean, share = dot.mean(1), (dot > 0.05).mean(1)
+    short = length[keep] < 1  # both ends in one cell: the direction means little
+    mean, share = np.where(short, np.maximum(mean, 0.3), mean), np.where(short, 1, share)
+    good = (mean > config.limb_score_min) & (share >= config.limb_share_min)
+    keep = keep[good]
+    total = mean[good] + 0.1 * (score[a[keep]] + score[b[keep]])
+    order = np.argsort(-total, kind="stable")
+    keep = keep[order]
+    return a[keep], b[keep], total[order]
+
+
+def _join(joint: Int, a: Int, b: Int, pair_score: Float) -> list[list[int]]:
+    """Return people as lists of peaks: limbs are taken best first where they bring no conflict.
+
+    Two fragments become one person when no joint would be there twice.
+    """
+    people: list[list[int]] = [[n] for n in range(len(joint))]
+    slots = [1 << k for k in joint.tolist()]
+    owner = list(range(len(joint)))
+    for i, k in zip(a.tolist(), b.tolist()):
+        p, q = owner[i], owner[k]
+        if p == q or slots[p] & slots[q]:
+            continue
+        if len(people[p]) < len(people[q]):
+            p, q = q, p
+        for n in people[q]:
+            owner[n] = p
+        people[p] += people[q]
+        slots[p] |= slots[q]
+        people[q] = []
+    return [p for p in people if p]
+
+
+def _people(
+    members: list[list[int]],
+    joint: Int,
+    xy: Float,
+    score: Float,
+    output: NetworkOutput,
+    config: GroupingConfig,
+) -> list[Person2D]:
+    """Return records of the people that have enough evidence, best first."""
+    found = []
+    for peaks in members:
+        if len(peaks) < config.joints_min:
+            continue
+        found.append((_person_score(score[peaks]), peaks))
+    found.sort(key=lambda item: -item[0])
+    image = xy @ output.to_image[:, :2].T + output.to_image[:, 2]
+    h, w = output.heatmaps.shape[1:]
+    cell = np.clip(np.rint(xy), 0, (w - 1, h - 1)).astype(np.intp)
+    result = []
+    for total, peaks in found[: config.people_max]:
+        if total < config.score_min:
+            break
+        joints_px = np.full((_K, 2), np.nan, np.float32)
+        confidence = np.zeros(_K, np.float32)
+        k = joint[peaks]
+        joints_px[k], confidence[k] = image[peaks], score[peaks]
+        encoding = None
+        if output.encodings is not None:
+            encoding = np.full((_K, len(output.encodings)), np.nan, np.float32)
+            encoding[k] = output.encodings[:, cell[peaks, 1], cell[peaks, 0]].T
+        result.append(Person2D(joints_px, confidence, total, encoding))
+    return result
+
+
+def _person_score(confidence: Float) -> float:
+    """Return how sure a person is: mean confidence, less for people of few joints."""
+    return float(confidence.mean() * (0.3 + 0.7 * len(confidence) / _K))
