@@ -25,6 +25,28 @@ Int = NDArray[np.intp]
 _K, _L = len(JOINTS_2D), len(LIMBS)
 _LIMBS = np.array(LIMBS, np.intp)
 
+# Longest length of each limb in body heights, in the order of LIMBS (proportions after Drillis
+# and Contini 1966; the face by hand).
+_LIMB_LENGTHS = (
+    .13, .035, .035, .07, .07, .12, .12, .18, .18, .15, .15, .30, .30, .25, .25, .25, .25, .18,
+    .29, .06, .06, .16, .16,
+)  # fmt: skip
+
+
+def _reach() -> Float:
+    """Return (K, K): how far apart two joints can be, in body heights (shortest way over limbs)."""
+    reach = np.full((_K, _K), np.inf)
+    np.fill_diagonal(reach, 0)
+    for (a, b), length in zip(LIMBS, _LIMB_LENGTHS):
+        reach[a, b] = reach[b, a] = length
+    for k in range(_K):
+        reach = np.minimum(reach, reach[:, k, None] + reach[k])
+    np.fill_diagonal(reach, 1e-3)  # a joint has no distance from itself
+    return reach.astype(np.float32)
+
+
+_REACH = _reach()
+
 
 @dataclass(frozen=True, slots=True)
 class GroupingConfig:
@@ -36,6 +58,7 @@ class GroupingConfig:
     limb_score_min: float = 0.1  # mean agreement of the samples with the limb's direction
     limb_share_min: float = 0.7  # of samples that agree at all
     limb_length_max: float = 0.7  # of the longer side of the maps
+    mend_stretch_max: float = 1.2  # fragments become one person if it need not be taller than this
     joints_min: int = 2  # people of fewer joints are dropped
     score_min: float = 0.0  # people less sure than this are dropped
     people_max: int = 20
@@ -51,7 +74,7 @@ def group(output: NetworkOutput, config: GroupingConfig) -> list[Person2D]:
     if len(joint) == 0:
         return []
     a, b, pair_score = _limbs(joint, xy, score, output.pafs, config)
-    members = _join(joint, a, b, pair_score)
+    members = _mend(_join(joint, a, b, pair_score), joint, xy, config)
     return _people(members, joint, xy, score, output, config)
 
 
@@ -168,6 +191,49 @@ def _join(joint: Int, a: Int, b: Int, pair_score: Float) -> list[list[int]]:
         slots[p] |= slots[q]
         people[q] = []
     return [p for p in people if p]
+
+
+def _mend(
+    people: list[list[int]], joint: Int, xy: Float, config: GroupingConfig
+) -> list[list[int]]:
+    """Return people with fragments joined that no limb connects (a wrist without its elbow).
+
+    Two joints are never farther apart than the way over the limbs, so every pair of joints says
+    how tall a body must at least be. Fragments that share no joint become one person if that
+    makes nobody taller by more than `mend_stretch_max`, the most compact union first.
+    """
+    seen = np.zeros((len(people), _K), bool)
+    for n, peaks in enumerate(people):
+        seen[n, joint[peaks]] = True
+    free = (seen.astype(np.float32) @ seen.T.astype(np.float32)) == 0
+    if not free.any():
+        return people
+    order = np.concatenate([np.asarray(p, np.intp) for p in people])
+    start = np.cumsum([0, *(len(p) for p in people[:-1])])
+    at, k = xy[order].astype(np.float32), joint[order]
+    apart = np.hypot(at[:, None, 0] - at[:, 0], at[:, None, 1] - at[:, 1])
+    tall = np.maximum(apart - 0.5, 0) / _REACH[k[:, None], k]
+    np.fill_diagonal(tall, 0)
+    most = np.maximum.reduceat(np.maximum.reduceat(tall, start, 0), start, 1)
+    total = np.add.reduceat(np.add.reduceat(tall, start, 0), start, 1)
+    count = np.diff([*start, len(order)]).astype(np.float32)
+    own = np.diagonal(most).copy()
+    people = [list(p) for p in people]
+    while True:
+        height = np.maximum(own[:, None], own)
+        cost = total / np.maximum(count[:, None] * count, 1) / np.maximum(height, 1e-6)
+        cost[~free | (most > config.mend_stretch_max * height)] = np.inf
+        p, q = divmod(int(np.argmin(cost)), len(cost))
+        if not np.isfinite(cost[p, q]):
+            return [p for p in people if p]
+        people[p] += people[q]
+        people[q] = []
+        own[p] = max(own[p], own[q], most[p, q])
+        count[p] += count[q]
+        most[p] = most[:, p] = np.maximum(most[p], most[q])
+        total[p] = total[:, p] = total[p] + total[q]
+        free[p] = free[:, p] = free[p] & free[q]
+        free[q] = free[:, q] = False
 
 
 def _people(
