@@ -1,0 +1,333 @@
+"""Video files and network streams through PyAV: true times, upright pictures, honest ends.
+
+PyAV and not cv2.VideoCapture, because it tells the presentation time of every frame, leaves the
+display matrix to us, reports damage and has time-outs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+
+from manypose.app.config import Config
+from manypose.app.sources import (
+    FPS_WITHOUT_STAMPS,
+    Counts,
+    Lens,
+    LiveSource,
+    Source,
+    SourceInfo,
+    fixed_turns,
+    masked,
+    turned,
+)
+from manypose.errors import SourceError
+from manypose.pose.records import Frame
+
+log = logging.getLogger(__name__)
+
+# FFmpeg follows references inside files (playlists, concat scripts); a file may name files only,
+# a stream no files.
+_FILE_OPTIONS = {"protocol_whitelist": "file"}
+_STREAM_OPTIONS = {
+    "protocol_whitelist": "rtsp,rtsps,rtp,rtmp,rtmps,srt,udp,tcp,tls,http,https,httpproxy,crypto",
+    "rtsp_transport": "tcp",
+    "fflags": "nobuffer",
+}
+_BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+_STEP_S = 1e-4  # least step of time between two frames: a stamp never repeats or runs back
+
+
+class VideoFile:
+    """A recorded video: every frame, upright, with its own time counted from the first frame."""
+
+    live = False
+
+    def __init__(self, container: Any, name: str, address: str, config: Config) -> None:
+        self.counts = Counts()
+        self.warnings: list[str] = []
+        self.partial = False
+        self._address = address
+        self._container = container
+        self._lens = Lens(config)
+        self._fixed_turns = fixed_turns(config.source.rotate)
+        self._closing = threading.Event()
+        self._started = False
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        if config.source.decode_threads:
+            stream.codec_context.thread_count = config.source.decode_threads
+        rate = stream.average_rate or stream.guessed_rate
+        self._fps = config.source.fps or (float(rate) if rate else FPS_WITHOUT_STAMPS)
+        self._declared = stream.frames if 0 < stream.frames < 1 << 40 else None
+        self._end_s = _declared_end(container)
+        # The display matrix comes with the frames, so the first one is decoded now.
+        self._rest = self._decoded()
+        self._first = next(self._rest, None)
+        if self._first is None:
+            container.close()
+            raise SourceError(
+                f"{address}: no picture in this video can be decoded; it is empty or damaged."
+            )
+        turns = self._turns(self._first)
+        w, h = self._first.width, self._first.height
+        start = 0.0 if self._first.pts is None else float(self._first.pts * self._first.time_base)
+        self.info = SourceInfo(
+            "video",
+            address,
+            name,
+            width=h if turns % 2 else w,
+            height=w if turns % 2 else h,
+            fps=self._fps,
+            frames=self._declared,
+            duration_s=None if self._end_s is None else max(self._end_s - start, 0.0),
+            rotation_deg=-90 * turns % 360,
+            start_s=start,
+            codec=stream.codec_context.name,
+        )
+
+    def _decoded(self) -> Iterator[Any]:
+        """Yield decoded frames; damage is counted, an early end sets `partial`."""
+        stream = self._container.streams.video[0]
+        packets = self._container.demux(stream)
+        end_s: float | None = None
+        cut = False
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except (av.error.FFmpegError, OSError) as error:
+                cut = True
+                log.debug("%s: %s", self._address, error)
+                break
+            if self._closing.is_set():
+                return
+            if packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * stream.time_base)
+                end_s = end if end_s is None else max(end_s, end)
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, OSError) as error:
+                if self.counts.undecodable == 0:
+                    self.warnings.append(
+                        f"damaged near frame {self.counts.read}; what could be decoded was used"
+                    )
+                self.counts.undecodable += 1
+                self.counts.read += 1
+                log.debug("%s: %s", self._address, error)
+                continue
+            for frame in frames:
+                self.counts.read += 1
+                yield frame
+                if self._closing.is_set():
+                    return
+        known = end_s is not None and self._end_s is not None
+        missing_s = (self._end_s or 0.0) - (end_s or 0.0) if known else 0.0
+        if cut or missing_s > max(0.2, 3 / self._fps):
+            self.partial = True
+            about = f" of about {self._declared}" if self._declared else ""
+            self.warnings.append(
+                f"stopped at frame {self.counts.read}{about} (the file is truncated)"
+            )
+
+    def _turns(self, frame: Any) -> int:
+        if self._fixed_turns is not None:
+            return self._fixed_turns
+        turns: int = round(frame.rotation / 90) % 4
+        return turns
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames, once; a truncated file simply ends, with `partial` set."""
+        first: Any = self._first
+        if self._closing.is_set() or first is None:
+            return
+        self._started = True
+        self._first = None
+        if first.pts is None:
+            self.warnings.append(
+                f"no time stamps in the file: {self._fps:g} frames per second taken (--set"
+                " source.fps=N changes that)"
+            )
+        last_s = -1.0
+        try:
+            for index, frame in enumerate(itertools.chain((first,), self._rest)):
+                if frame.pts is not None and first.pts is not None:
+                    time_s = float((frame.pts - first.pts) * frame.time_base)
+                else:
+                    time_s = index / self._fps
+                time_s = max(time_s, last_s + _STEP_S)
+                last_s = time_s
+                turns = self._turns(frame)
+                image = turned(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8), turns)
+                h, w = image.shape[:2]
+                yield Frame(image, time_s, index, self._lens.camera(w, h, turns))
+        finally:
+            self._container.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the iteration; the file is given back when the reading thread notices."""
+        self._closing.set()
+        if not self._started:
+            self._container.close()
+
+
+def _declared_end(container: Any) -> float | None:
+    """Return the presentation time at which the pictures should end, None if unknown."""
+    stream = container.streams.video[0]
+    if stream.duration and stream.duration > 0:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    duration = container.duration  # that of the longest stream: sound may outlast the pictures
+    if duration and duration > 0 and len(container.streams) == 1:
+        return float(duration + max(container.start_time or 0, 0)) / 1e6
+    return None
+
+
+def open_video(path: Path, config: Config) -> VideoFile:
+    """Return the video in a file.
+
+    Raises:
+        SourceError: there is no such file, or it is not a video, or no frame can be decoded.
+    """
+    av.logging.set_level(av.logging.PANIC)
+    if not path.exists():
+        raise SourceError(f"{path}: no such file. Check the name and the folder.")
+    try:
+        # An absolute path, because "take:1.mp4" would be taken for a protocol.
+        container = av.open(str(path.resolve()), options=_FILE_OPTIONS, metadata_errors="ignore")
+    except PermissionError as error:
+        raise SourceError(f"{path}: no permission to read it.") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        hint = "the file is empty" if empty else "damaged or not a video"
+        raise SourceError(f"{path}: cannot be read as a video ({hint}).") from error
+    if not container.streams.video:
+        container.close()
+        raise SourceError(f"{path}: there are no pictures in this file (sound only?).")
+    return VideoFile(container, path.stem, str(path), config)
+
+
+def open_stream(address: str, config: Config) -> Source:
+    """Return a live source for rtsp://, http:// and the like; a whole video by HTTP is a video.
+
+    The first connection is made here, so that a wrong address fails at once; later losses are
+    mended by reconnecting with growing pauses until the source is closed.
+
+    Raises:
+        SourceError: nobody answers within source.open_timeout_s.
+    """
+    av.logging.set_level(av.logging.PANIC)
+    container = _connect(address, config)
+    shown = masked(address)
+    name = re.sub(r"[^\w.-]+", "_", shown.partition("://")[2]).strip("_.") or "stream"
+    if address.lower().startswith("http") and (container.duration or 0) > 0:
+        return VideoFile(container, name, shown, config)
+    stream = container.streams.video[0]
+    info = SourceInfo(
+        "stream",
+        shown,
+        name,
+        width=stream.width or None,
+        height=stream.height or None,
+        codec=stream.codec_context.name,
+    )
+    lens = Lens(config)
+    turns = fixed_turns(config.source.rotate) or 0
+
+    def frames(live: LiveSource) -> Iterator[Frame]:
+        connected, index = container, 0
+        while not live.stopping.is_set():
+            reason = "it ended"
+            try:
+                for image in _pictures(connected, live):
+                    now_s = time.perf_counter()
+                    upright = turned(image, turns)
+                    h, w = upright.shape[:2]
+                    yield Frame(upright, now_s, index, lens.camera(w, h, turns))
+                    index += 1
+            except (av.error.FFmpegError, OSError) as error:
+                reason = str(error)
+            finally:
+                connected.close()
+            again = _reconnect(address, config, live, reason)
+            if again is None:
+                return
+            connected = again
+
+    return LiveSource(info, frames, Counts())
+
+
+def _pictures(container: Any, live: LiveSource) -> Iterator[Any]:
+    """Yield the pictures of a stream as BGR; damage is counted."""
+    for packet in container.demux(container.streams.video[0]):
+        if live.stopping.is_set():
+            return
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            live.counts.undecodable += 1
+            live.counts.read += 1
+            continue
+        for picture in decoded:
+            yield np.asarray(picture.to_ndarray(format="bgr24"), np.uint8)
+
+
+def _connect(address: str, config: Config) -> Any:
+    """Open a stream within the time limits of the settings.
+
+    Raises:
+        SourceError: nobody answers in time, or not with pictures.
+    """
+    shown = masked(address)
+    limits = (config.source.open_timeout_s, config.source.read_timeout_s)
+    options = dict(_STREAM_OPTIONS)
+    if not address.lower().startswith("rtsp"):
+        del options["rtsp_transport"]
+    try:
+        container = av.open(address, options=options, timeout=limits, metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", "") or error).lower()
+        if isinstance(error, av.error.ExitError):  # how FFmpeg reports our time limit
+            reason = f"no answer within {limits[0]:g} s"
+        raise SourceError(
+            f"{shown}: the stream cannot be opened ({reason}). Check address, password and network."
+        ) from error
+    if not container.streams.video:
+        container.close()
+        raise SourceError(f"{shown}: the stream has no pictures.")
+    return container
+
+
+def _reconnect(address: str, config: Config, live: LiveSource, reason: str) -> Any | None:
+    """Return the stream opened again, after however many tries; None once it is closed."""
+    for attempt in itertools.count(1):
+        pause_s = _BACK_OFF_S[min(attempt, len(_BACK_OFF_S)) - 1]
+        log.warning(
+            "%s: source lost (%s), retry %d in %g s", live.info.address, reason, attempt, pause_s
+        )
+        if live.stopping.wait(pause_s):
+            return None
+        try:
+            container = _connect(address, config)
+        except SourceError as error:
+            reason = str(error).partition(": ")[2].rstrip(".")
+            continue
+        log.warning("%s: source is back", live.info.address)
+        return container
+    return None
