@@ -42,10 +42,10 @@ def _reach() -> Float:
     for k in range(_K):
         reach = np.minimum(reach, reach[:, k, None] + reach[k])
     np.fill_diagonal(reach, 1e-3)  # a joint has no distance from itself
-    return reach.astype(np.float32)
+    return reach
 
 
-_REACH = _reach()
+_REACH_INVERSE = (1 / _reach()).astype(np.float32).ravel()  # (K * K,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _peaks(heatmaps: Float, config: GroupingConfig) -> tuple[Int, Float, Float]:
     log = _log(value)
     dx = _offset(_log(flat[at - 1]), log, _log(flat[at + 1]), x == 1, x == w)
     dy = _offset(_log(flat[at - row]), log, _log(flat[at + row]), y == 1, y == h)
-    xy = np.stack([x - 1 + dx, y - 1 + dy], 1)
+    xy = np.stack([x - 1 + dx, y - 1 + dy], 1).astype(np.float32)
     return joint, xy, np.minimum(value, 1)
 
 
@@ -138,37 +138,42 @@ def _limbs(
     pairs = count[_LIMBS[:, 0]] * count[_LIMBS[:, 1]]
     limb = np.repeat(np.arange(_L), pairs)
     within = np.arange(len(limb)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    columns = count[_LIMBS[limb, 1]]
-    a = start[_LIMBS[limb, 0]] + within // columns
-    b = start[_LIMBS[limb, 1]] + within % columns
-    step = xy[b] - xy[a]
-    length = np.hypot(step[:, 0], step[:, 1])
-    keep = length < config.limb_length_max * max(h, w)
+    row, column = np.divmod(within, np.repeat(count[_LIMBS[:, 1]], pairs))
+    a = np.repeat(start[_LIMBS[:, 0]], pairs) + row
+    b = np.repeat(start[_LIMBS[:, 1]], pairs) + column
+    step = xy.take(b, 0) - xy.take(a, 0)
+    square = step[:, 0] ** 2 + step[:, 1] ** 2
+    keep = np.flatnonzero(square < (config.limb_length_max * max(h, w)) ** 2)
+    limb, a, b, step = limb[keep], a[keep], b[keep], step[keep]
+    length = np.sqrt(square[keep])
+    unit = step / np.maximum(length, 1e-6)[:, None]
+    origin = xy.take(a, 0)
+    field = limb * (2 * h * w)
     flat = np.ascontiguousarray(pafs).reshape(-1)
+    if np.isnan(flat.sum()):
+        flat = np.nan_to_num(flat)
 
-    def agreement(keep: Int | NDArray[np.bool_], t: Float) -> Float:
-        x = np.rint(xy[a[keep], 0, None] + step[keep, 0, None] * t).astype(np.intp)
-        y = np.rint(xy[a[keep], 1, None] + step[keep, 1, None] * t).astype(np.intp)
-        at = np.clip(y, 0, h - 1) * w + np.clip(x, 0, w - 1) + (2 * h * w) * limb[keep, None]
-        unit = step[keep] / np.maximum(length[keep], 1e-6)[:, None]
-        dot: Float = flat[at] * unit[:, :1] + flat[at + h * w] * unit[:, 1:]
-        return np.nan_to_num(dot)
+    def agreement(some: Int, t: Float) -> Float:
+        # half up and cut: the nearest cell
+        x = (origin[some, 0, None] + 0.5 + step[some, 0, None] * t).astype(np.intp)
+        y = (origin[some, 1, None] + 0.5 + step[some, 1, None] * t).astype(np.intp)
+        at = np.minimum(y, h - 1) * w + np.minimum(x, w - 1) + field[some, None]
+        dot: Float = flat.take(at) * unit[some, :1] + flat.take(at + h * w) * unit[some, 1:]
+        return dot
 
     # most pairs join two people: three samples tell
-    keep = np.flatnonzero(keep)
-    quick = agreement(keep, np.array([0.25, 0.5, 0.75]))
-    keep = keep[((quick > 0.05).sum(1) >= 2) | (length[keep] < 1)]
-    t = (np.arange(config.line_samples) + 0.5) / config.line_samples
-    dot = agreement(keep, t)
-    mean, share = dot.mean(1), (dot > 0.05).mean(1)
-    short = length[keep] < 1  # both ends in one cell: the direction means little
-    mean, share = np.where(short, np.maximum(mean, 0.3), mean), np.where(short, 1, share)
-    good = (mean > config.limb_score_min) & (share >= config.limb_share_min)
-    keep = keep[good]
-    total = mean[good] + 0.1 * (score[a[keep]] + score[b[keep]])
+    quick = agreement(np.arange(len(a)), np.array([0.25, 0.5, 0.75], np.float32))
+    short = length < 1  # both ends in one cell: the direction means little
+    some = np.flatnonzero(((quick > 0.05).sum(1) >= 2) | short)
+    t = (np.arange(config.line_samples, dtype=np.float32) + 0.5) / config.line_samples
+    dot = agreement(some, t)
+    mean, share, short = dot.mean(1), (dot > 0.05).mean(1), short[some]
+    mean = np.where(short, np.maximum(mean, 0.3), mean)
+    good = (mean > config.limb_score_min) & ((share >= config.limb_share_min) | short)
+    a, b = a[some[good]], b[some[good]]
+    total = mean[good] + 0.1 * (score[a] + score[b])
     order = np.argsort(-total, kind="stable")
-    keep = keep[order]
-    return a[keep], b[keep], total[order]
+    return a[order], b[order], total[order]
 
 
 def _join(joint: Int, a: Int, b: Int, pair_score: Float) -> list[list[int]]:
@@ -202,27 +207,49 @@ def _mend(
     how tall a body must at least be. Fragments that share no joint become one person if that
     makes nobody taller by more than `mend_stretch_max`, the most compact union first.
     """
-    seen = np.zeros((len(people), _K), bool)
+    seen = np.zeros((len(people), _K), np.float32)
     for n, peaks in enumerate(people):
-        seen[n, joint[peaks]] = True
-    free = (seen.astype(np.float32) @ seen.T.astype(np.float32)) == 0
+        seen[n, joint[peaks]] = 1
+    free = (seen @ seen.T) == 0
     if not free.any():
         return people
-    order = np.concatenate([np.asarray(p, np.intp) for p in people])
-    start = np.cumsum([0, *(len(p) for p in people[:-1])])
-    at, k = xy[order].astype(np.float32), joint[order]
-    apart = np.hypot(at[:, None, 0] - at[:, 0], at[:, None, 1] - at[:, 1])
-    tall = np.maximum(apart - 0.5, 0) / _REACH[k[:, None], k]
-    np.fill_diagonal(tall, 0)
-    most = np.maximum.reduceat(np.maximum.reduceat(tall, start, 0), start, 1)
-    total = np.add.reduceat(np.add.reduceat(tall, start, 0), start, 1)
-    count = np.diff([*start, len(order)]).astype(np.float32)
-    own = np.diagonal(most).copy()
+    order = np.array([n for p in people for n in p], np.intp)
+    count = np.array([len(p) for p in people])
+    start = np.cumsum(count) - count
+    at, k = xy[order], joint[order]
+    # blocks: every fragment with itself, then every pair of fragments that share no joint
+    every = np.arange(len(people))
+    first, second = np.nonzero(np.triu(free))
+    p, q = np.concatenate([every, first]), np.concatenate([every, second])
+    size = count[p] * count[q]
+    begin = np.cumsum(size) - size
+    within = np.arange(size.sum()) - np.repeat(begin, size)
+    row, column = np.divmod(within, np.repeat(count[q], size))
+    i, j = np.repeat(start[p], size) + row, np.repeat(start[q], size) + column
+    apart = at.take(i, 0) - at.take(j, 0)
+    apart = np.sqrt(apart[:, 0] ** 2 + apart[:, 1] ** 2)
+    tall = np.maximum(apart - 0.5, 0) * _REACH_INVERSE.take(k[i] * _K + k[j])
+    most, total = np.zeros((2, len(people), len(people)), np.float32)
+    most[p, q] = most[q, p] = np.maximum.reduceat(tall, begin)
+    total[p, q] = total[q, p] = np.add.reduceat(tall, begin)
+    return _unite(people, free, most, total, config.mend_stretch_max)
+
+
+def _unite(
+    people: list[list[int]], free: NDArray[np.bool_], most: Float, total: Float, stretch: float
+) -> list[list[int]]:
+    """Return people after uniting free pairs, the most compact union first.
+
+    free, most, total (F, F): fragments without a common joint; the largest and the sum of the
+    body heights that their pairs of joints ask for (on the diagonal: within a fragment).
+    """
     people = [list(p) for p in people]
+    own = np.diagonal(most).copy()
+    count = np.array([len(p) for p in people], np.float32)
     while True:
         height = np.maximum(own[:, None], own)
-        cost = total / np.maximum(count[:, None] * count, 1) / np.maximum(height, 1e-6)
-        cost[~free | (most > config.mend_stretch_max * height)] = np.inf
+        cost = total / np.maximum(count[:, None] * count * height, 1e-6)
+        cost[~free | (height == 0) | (most > stretch * height)] = np.inf
         p, q = divmod(int(np.argmin(cost)), len(cost))
         if not np.isfinite(cost[p, q]):
             return [p for p in people if p]
@@ -245,31 +272,31 @@ def _people(
     config: GroupingConfig,
 ) -> list[Person2D]:
     """Return records of the people that have enough evidence, best first."""
-    found = []
-    for peaks in members:
-        if len(peaks) < config.joints_min:
-            continue
-        found.append((_person_score(score[peaks]), peaks))
-    found.sort(key=lambda item: -item[0])
-    image = xy @ output.to_image[:, :2].T + output.to_image[:, 2]
-    h, w = output.heatmaps.shape[1:]
-    cell = np.clip(np.rint(xy), 0, (w - 1, h - 1)).astype(np.intp)
-    result = []
-    for total, peaks in found[: config.people_max]:
-        if total < config.score_min:
-            break
-        joints_px = np.full((_K, 2), np.nan, np.float32)
-        confidence = np.zeros(_K, np.float32)
-        k = joint[peaks]
-        joints_px[k], confidence[k] = image[peaks], score[peaks]
-        encoding = None
-        if output.encodings is not None:
-            encoding = np.full((_K, len(output.encodings)), np.nan, np.float32)
-            encoding[k] = output.encodings[:, cell[peaks, 1], cell[peaks, 0]].T
-        result.append(Person2D(joints_px, confidence, total, encoding))
-    return result
+    ranked = [(_person_score(score[p]), p) for p in members if len(p) >= config.joints_min]
+    ranked = [item for item in ranked if item[0] >= config.score_min]
+    ranked.sort(key=lambda item: -item[0])
+    ranked = ranked[: config.people_max]
+    if not ranked:
+        return []
+    peaks = np.array([n for _, p in ranked for n in p], np.intp)
+    person = np.repeat(np.arange(len(ranked)), [len(p) for _, p in ranked])
+    k = joint[peaks]
+    joints_px = np.full((len(ranked), _K, 2), np.nan, np.float32)
+    joints_px[person, k] = xy[peaks] @ output.to_image[:, :2].T + output.to_image[:, 2]
+    confidence = np.zeros((len(ranked), _K), np.float32)
+    confidence[person, k] = score[peaks]
+    encoding = None
+    if output.encodings is not None:
+        channels, h, w = output.encodings.shape
+        x, y = np.clip((xy[peaks] + 0.5).astype(np.intp), 0, (w - 1, h - 1)).T
+        encoding = np.full((len(ranked), _K, channels), np.nan, np.float32)
+        encoding[person, k] = output.encodings.reshape(channels, -1)[:, y * w + x].T
+    return [
+        Person2D(joints_px[n], confidence[n], total, None if encoding is None else encoding[n])
+        for n, (total, _) in enumerate(ranked)
+    ]
 
 
 def _person_score(confidence: Float) -> float:
     """Return how sure a person is: mean confidence, less for people of few joints."""
-    return float(confidence.mean() * (0.3 + 0.7 * len(confidence) / _K))
+    return float(confidence.sum() / len(confidence) * (0.3 + 0.7 * len(confidence) / _K))
