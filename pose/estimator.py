@@ -1,0 +1,307 @@
+"""From pictures to people over time: Detector (no memory), Follower (all of it), Estimator (both).
+
+A Detector may run on any frames in any order, on any machine; one Follower per camera or video
+then takes the small results in the order of their times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.calib.camera import Camera
+from manypose.pose import filters
+from manypose.pose.grouping import GroupingConfig, group
+from manypose.pose.joints import (
+    EXTRAPOLATED,
+    INFERRED,
+    JOINTS,
+    JOINTS_2D,
+    MISSING,
+    PARENT,
+    ROOT,
+    SEEN,
+    SHOWN_BY,
+)
+from manypose.pose.records import (
+    Detections,
+    Found2D,
+    Frame,
+    FrameResult,
+    FrontEnd,
+    Network,
+    NetworkOutput,
+    Person2D,
+    Person3D,
+    TrackedPerson,
+)
+from manypose.pose.tracking import Track, Tracker, TrackingConfig, slot_count
+
+Float = NDArray[np.floating[Any]]
+# Stage II with its network bound: `functools.partial(lifting.lift, lifter=...)` is one.
+Lift = Callable[[Sequence[Person2D], Camera], list[Person3D]]
+
+_J, _K = len(JOINTS), len(JOINTS_2D)
+# How many bones away from the nearest seen joint a position is still worth showing.
+_BONES_MAX = 3
+# A person behind the camera, nearer than an arm or farther than this is a misreading.
+_NEAR_M, _FAR_M = 0.15, 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerConfig:
+    """Settings of everything that remembers.
+
+    filter: a name in `filters.PRESETS`, or "off". height_m: the true height of the people, None
+    for the average body. lock_bones_after: confident frames after which bone lengths are frozen.
+    max_gap_s: how long a person may be out of sight and be found again by motion. hold_s: how
+    long a person out of sight is shown where the motion leads. min_age: frames before a new
+    person is shown. min_score: below it, a detection starts no person. still: every frame on its
+    own, without tracking and filters.
+    """
+
+    filter: str = "normal"
+    height_m: float | None = None
+    lock_bones_after: int = 60
+    max_gap_s: float = 1.0
+    hold_s: float = 0.2
+    min_age: int = 3
+    min_score: float = 0.2
+    people_max: int = 20
+    still: bool = False
+
+
+def heatmap_front_end(network: Network, config: GroupingConfig | None = None) -> FrontEnd:
+    """Return the 2D front end made of a network of maps and the grouping along limbs.
+
+    A network that returns values that are not finite finds nobody in these places.
+    """
+    limits = config or GroupingConfig()
+
+    def find(frames: Sequence[Frame]) -> list[Found2D]:
+        start = time.perf_counter()
+        outputs = network(frames)
+        network_ms = (time.perf_counter() - start) * 1e3 / max(len(frames), 1)
+        found = []
+        for output in outputs:
+            start = time.perf_counter()
+            people = group(_finite(output), limits)
+            group_ms = (time.perf_counter() - start) * 1e3
+            found.append(Found2D(tuple(people), {"network": network_ms, "group": group_ms}))
+        return found
+
+    return find
+
+
+def _finite(output: NetworkOutput) -> NetworkOutput:
+    """Return the maps with zeros in place of values that are not finite (seldom a copy)."""
+    maps = (output.heatmaps, output.pafs, output.encodings)
+    # one sum of each tells: a NaN or an infinity anywhere survives it
+    if all(m is None or np.isfinite(m.sum(dtype=np.float64)) for m in maps):
+        return output
+    clean = [None if m is None else np.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0) for m in maps]
+    heatmaps, pafs, encodings = clean
+    if heatmaps is None or pafs is None:
+        raise ValueError("NetworkOutput without heat-maps")
+    return NetworkOutput(heatmaps, pafs, encodings, output.to_image)
+
+
+class Detector:
+    """Finds and lifts the people of single frames; remembers nothing."""
+
+    def __init__(self, front_end: FrontEnd, lift: Lift) -> None:
+        self._front_end = front_end
+        self._lift = lift
+
+    def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
+        """Return the people of every frame, with milliseconds for the front end and `lift`."""
+        result = []
+        for frame, found in zip(frames, self._front_end(frames), strict=True):
+            start = time.perf_counter()
+            people = self._lift(found.people, frame.camera) if found.people else []
+            ms = (time.perf_counter() - start) * 1e3
+            result.append(Detections(frame, tuple(people), {**found.stage_ms, "lift": ms}))
+        return result
+
+
+class Follower:
+    """Knows people over time: identity, body, smooth motion. One for each camera or video."""
+
+    def __init__(self, config: FollowerConfig | None = None) -> None:
+        self.config = config or FollowerConfig()
+        c = self.config
+        limits = TrackingConfig(
+            max_gap_s=c.max_gap_s,
+            min_age=1 if c.still else c.min_age,
+            min_score=c.min_score,
+            people_max=c.people_max,
+        )
+        self._limits = limits
+        self._tracker = Tracker(limits)
+        rows = slot_count(limits)
+        smooth = None if c.still or c.filter == "off" else filters.preset(c.filter)
+        self._pixels = filters.OneEuro(rows, (_K, 2), smooth.pixel) if smooth else None
+        self._joints = filters.OneEuro(rows, (_J, 3), smooth.root) if smooth else None
+        self._joint_time = np.full((rows, _J), -np.inf)  # when a joint was last seen
+        self._last: dict[int, TrackedPerson] = {}
+
+    def __call__(self, detections: Detections) -> FrameResult:
+        """Return the people of this frame in the order of their ids."""
+        frame = detections.frame
+        start = time.perf_counter()
+        people = [p for p in detections.people if _sane(p)]
+        if self.config.still:
+            self._tracker.forget()
+        matches = self._tracker.update(frame, people)
+        self._clear([*matches.born, *matches.ended])
+        if matches.reset:
+            self._clear(list(self._tracker.tracks))
+        tracked = time.perf_counter()
+        pairs = [(t, people[j]) for t, j in matches.pairs]
+        joints = [p.root_m + p.joints_rel_m for _, p in pairs]
+        fitted = time.perf_counter()
+        shown = self._show(frame, pairs, joints)
+        shown += self._hold(frame, matches.missed)
+        shown.sort(key=lambda p: p.track_id)
+        done = time.perf_counter()
+        ms = {
+            "track": (tracked - start) * 1e3,
+            "fit": (fitted - tracked) * 1e3,
+            "filter": (done - fitted) * 1e3,
+        }
+        return FrameResult(frame, tuple(shown), {**detections.stage_ms, **ms})
+
+    def _clear(self, tracks: list[Track]) -> None:
+        rows = np.array([t.slot for t in tracks], np.intp)
+        for bank in (self._pixels, self._joints):
+            if bank is not None:
+                bank.clear(rows)
+        self._joint_time[rows] = -np.inf
+        for track in tracks:
+            self._last.pop(track.slot, None)
+
+    def _show(
+        self, frame: Frame, pairs: list[tuple[Track, Person3D]], joints: Sequence[Float]
+    ) -> list[TrackedPerson]:
+        if not pairs:
+            return []
+        now = frame.time_s
+        rows = np.array([t.slot for t, _ in pairs], np.intp)
+        px = np.stack([p.seen.joints_px for _, p in pairs]).astype(float)
+        world = np.stack(joints)
+        size = np.array([t.size_px for t, _ in pairs])[:, None, None]
+        if self._pixels is not None:
+            px = self._pixels(px, now, rows, unit=size)
+        if self._joints is not None:
+            world = self._joints(world, now, rows)
+        confidence = np.stack([p.seen.confidence for _, p in pairs])
+        seen = shown_joints(confidence)
+        self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])
+        state = joint_states(seen, now - self._joint_time[rows] <= self.config.max_gap_s)
+        out = []
+        for i, (track, _) in enumerate(pairs):
+            if track.track_id < 0:
+                continue
+            points = np.where(state[i][:, None] == MISSING, np.nan, world[i])
+            tracked = TrackedPerson(
+                track.track_id, float(np.clip(track.score, 0, 1)), px[i], confidence[i],
+                points, state[i], _box(px[i]),
+            )  # fmt: skip
+            self._last[track.slot] = tracked
+            out.append(tracked)
+        return out
+
+    def _hold(self, frame: Frame, missed: list[Track]) -> list[TrackedPerson]:
+        """Return people out of sight for a moment, moved on along their motion."""
+        out = []
+        for track in missed:
+            gap = frame.time_s - track.seen_s
+            last = self._last.get(track.slot)
+            if last is None or not 0 <= gap <= self.config.hold_s:
+                continue
+            state = np.where(last.state == MISSING, MISSING, EXTRAPOLATED).astype(np.uint8)
+            joints = last.joints_m + track.velocity_m * gap
+            out.append(
+                TrackedPerson(
+                    track.track_id, last.score * (1 - 0.5 * gap / self.config.hold_s),
+                    np.full((_K, 2), np.nan), np.zeros(_K), joints, state,
+                    last.box_px + np.array([*(track.velocity_px * gap), 0, 0]), last.rotations,
+                )
+            )  # fmt: skip
+        return out
+
+
+class Estimator:
+    """Detector and Follower in one: a frame in, its people out."""
+
+    def __init__(self, detector: Detector, follower: Follower) -> None:
+        self.detector = detector
+        self.follower = follower
+
+    def __call__(self, frame: Frame) -> FrameResult:
+        """Return the people of the next frame of the video this estimator follows."""
+        return self.follower(self.detector([frame])[0])
+
+
+def _bone_distance() -> NDArray[np.intp]:
+    """Return (J, J): how many bones lie between two joints."""
+    d = np.full((_J, _J), 99)
+    np.fill_diagonal(d, 0)
+    for j, p in enumerate(PARENT):
+        if p >= 0:
+            d[j, p] = d[p, j] = 1
+    for k in range(_J):
+        d = np.minimum(d, d[:, k : k + 1] + d[k : k + 1])
+    return d
+
+
+_DISTANCE = _bone_distance()
+
+
+def shown_joints(confidence: Float) -> NDArray[np.bool_]:
+    """Return (N, J): which 3D joints are seen, from confidences (N, K) of the 2D joints.
+
+    Mid-head counts as seen with an ear, nose or eye; spine, hands and feet have no 2D joint.
+    """
+    shown = np.array(SHOWN_BY)
+    seen = (confidence[:, np.maximum(shown, 0)] > 0) & (shown >= 0)
+    seen[:, JOINTS.index("head")] = (confidence[:, :5] > 0).any(-1)
+    return np.asarray(seen)
+
+
+def joint_states(seen: NDArray[np.bool_], recent: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the state (N, J) of every joint.
+
+    seen: its 2D joint was found in this picture; extrapolated: not now, but `recent`ly; inferred:
+    never, but a joint at most three bones away is seen; else missing. The pelvis, being the root,
+    is never missing while anything is seen.
+    """
+    near = np.where(seen[:, None, :], _DISTANCE[None], 99).min(-1) <= _BONES_MAX
+    near[:, ROOT] |= seen.any(-1)
+    state = np.where(near, INFERRED, MISSING)
+    state = np.where(recent, EXTRAPOLATED, state)
+    return np.where(seen, SEEN, state).astype(np.uint8)
+
+
+def _sane(person: Person3D) -> bool:
+    """Return whether all numbers are finite and the body is one that can stand in a picture."""
+    numbers = (person.joints_rel_m, person.sigma_m, person.root_m)
+    if not all(np.isfinite(a).all() for a in numbers) or not np.isfinite(person.root_sigma_m):
+        return False
+    if not _NEAR_M < person.root_m[2] < _FAR_M or not np.isfinite(person.seen.score):
+        return False
+    return bool(np.abs(person.joints_rel_m).max() < 3.0 and (person.seen.confidence > 0).any())
+
+
+def _box(points: Float) -> Float:
+    """Return x y w h round points that are not NaN; NaN when there are none."""
+    ok = np.isfinite(points).all(-1)
+    if not ok.any():
+        return np.full(4, np.nan)
+    low, high = points[ok].min(0), points[ok].max(0)
+    return np.array([*low, *(high - low)])
