@@ -1,0 +1,82 @@
+"""overlay.mp4: the source with the skeletons drawn on it, H.264, at the source's own times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from manypose.app.formats.part import abandon, cannot_write, finish, part_of
+from manypose.app.overlay import draw
+from manypose.errors import DeviceError
+from manypose.pose.records import FrameResult
+
+_TICKS = 90_000  # a second, as in MPEG: fine enough for any variable rate
+
+
+class OverlayWriter:
+    """Writes overlay.mp4; every frame keeps the size of the first one, made even for H.264."""
+
+    def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
+        self.path = folder / "overlay.mp4"
+        self._container: Any = None
+        self._stream: Any = None
+        self._last = -1
+        self._size = (0, 0)
+        fps = (meta.get("source") or {}).get("fps") or 25
+        self._rate = Fraction(fps).limit_denominator(1001)
+
+    def __enter__(self) -> OverlayWriter:
+        return self
+
+    def write(self, result: FrameResult) -> None:
+        """Take the result of the next frame."""
+        picture = draw(result.frame.image, result.people)
+        if self._container is None:
+            self._open(picture.shape[1], picture.shape[0])
+        if picture.shape[1::-1] != self._size:
+            picture = np.asarray(cv2.resize(picture, self._size), np.uint8)
+        frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+        ticks = max(round(result.frame.time_s * _TICKS), self._last + 1)
+        frame.pts, self._last = ticks, ticks
+        frame.time_base = Fraction(1, _TICKS)
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def _open(self, width: int, height: int) -> None:
+        self._size = (width + width % 2, height + height % 2)
+        try:
+            self._container = av.open(str(part_of(self.path).absolute()), "w", format="mp4")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        try:
+            self._stream = self._container.add_stream("libx264", rate=self._rate)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise DeviceError("This PyAV cannot write H.264: pip install --force av") from error
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._stream.options = {"preset": "veryfast", "crf": "21"}
+        self._stream.codec_context.thread_count = 1
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if self._container is None:
+            return
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+        except OSError as failure:
+            raise cannot_write(self.path, failure) from failure
+        finally:
+            self._container.close()
+        if kind is None:
+            finish(self.path)
+        else:
+            abandon(self.path)
