@@ -1,0 +1,41 @@
+# One line each; every target makes .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+
+.PHONY: setup demo test check train bench wheel clean
+
+setup: $(VENV)/.run
+
+# What running needs: no torch. "dev" adds what tests and checks need.
+$(VENV)/.run: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,gui]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/pip install -q -c constraints.txt $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,openvino,gui,train,biomech,stream,dev]"
+	touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/python run_demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" .ci/checks
+
+train: $(VENV)/.dev
+	$(BIN)/manypose train stage1 --preset smoke
+
+bench: $(VENV)/.run
+	$(BIN)/manypose bench --people 1 5 10
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
