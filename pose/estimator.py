@@ -176,6 +176,13 @@ class Follower:
         }
         return FrameResult(frame, tuple(shown), {**detections.stage_ms, **ms})
 
+    def smooth(self, preset: filters.Preset) -> None:
+        """Smooth by this preset from the next frame on; without effect where the filter is off."""
+        if self._pixels is not None:
+            self._pixels.retune(preset.pixel)
+        if self._joints is not None:
+            self._joints.retune(preset.root)
+
     def _clear(self, tracks: list[Track]) -> None:
         rows = np.array([t.slot for t in tracks], np.intp)
         for bank in (self._pixels, self._joints):

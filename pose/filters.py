@@ -80,6 +80,29 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def between(level: float) -> Preset:
+    """Return the smoothing at a level: 0 = fast, 1 = normal, 2 = steady, and all between them.
+
+    Cut-off and its growth are interpolated on a logarithmic scale.
+    """
+    names = ("fast", "normal", "steady")
+    at = min(max(level, 0.0), 2.0)
+    low = min(int(at), 1)
+    share = at - low
+    a, b = PRESETS[names[low]], PRESETS[names[low + 1]]
+
+    def mix(x: OneEuroSettings, y: OneEuroSettings) -> OneEuroSettings:
+        return OneEuroSettings(
+            x.min_cutoff_hz ** (1 - share) * y.min_cutoff_hz**share,
+            x.beta ** (1 - share) * y.beta**share,
+            x.speed_cutoff_hz ** (1 - share) * y.speed_cutoff_hz**share,
+        )
+
+    return Preset(
+        mix(a.angle, b.angle), mix(a.root, b.root), mix(a.depth, b.depth), mix(a.pixel, b.pixel)
+    )
+
+
 def _gain(cutoff_hz: Float | float, dt_s: Float) -> Float:
     """Weight of the new sample in a first-order low pass; 1 for dt much above the period."""
     r = 2 * math.pi * cutoff_hz * dt_s
@@ -109,6 +132,10 @@ class OneEuro:
         self._value = np.full((rows, *shape), np.nan)
         self._speed = np.zeros((rows, *shape))
         self._time = np.full((rows, *shape), np.nan)
+
+    def retune(self, settings: OneEuroSettings) -> None:
+        """Filter with other settings from the next value on; nothing is forgotten."""
+        self._settings = settings
 
     def clear(self, rows: NDArray[np.intp] | None = None) -> None:
         """Forget these rows (all when None)."""
