@@ -1,0 +1,59 @@
+"""Pictures to the network's input, and the way back from its grid to image px.
+
+A picture is letter-boxed: scaled to fit, centred, the rest grey. One bilinear `cv2.resize` writes
+into the final array; normalising and reordering are the network's business.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from manypose.pose.records import Float, UInt8
+
+STRIDE = 8
+BORDER = 114  # grey of the border, as in training
+
+
+def letterbox(
+    image: UInt8, height: int, width: int, out: UInt8 | None = None
+) -> tuple[UInt8, Float]:
+    """Return the picture as (height, width, 3) uint8, and the affine (2, 3) grid cell -> image px.
+
+    Whole numbers are centres on both sides: cell c has its centre at px 8 c + 3.5 of the network's
+    input, and `cv2.resize` maps pixel areas, so that px p there is (p + 0.5) / scale - 0.5 here.
+    `out` is written to instead of a new array; what it holds does not matter.
+    """
+    h, w = image.shape[:2]
+    if h == 0 or w == 0:
+        raise ValueError(f"letterbox: empty picture {image.shape}")
+    if out is None:
+        out = np.empty((height, width, 3), np.uint8)
+    elif out.shape != (height, width, 3) or out.dtype != np.uint8:
+        raise ValueError(f"letterbox: out is {out.shape} {out.dtype}")
+    scale = min(width / w, height / h)
+    nw, nh = min(width, max(1, round(w * scale))), min(height, max(1, round(h * scale)))
+    left, top = (width - nw) // 2, (height - nh) // 2
+    out[:top] = BORDER
+    out[top + nh :] = BORDER
+    out[top : top + nh, :left] = BORDER
+    out[top : top + nh, left + nw :] = BORDER
+    cv2.resize(image, (nw, nh), dst=out[top : top + nh, left : left + nw])
+    return out, grid_to_image(w / nw, h / nh, left, top)
+
+
+def grid_to_image(
+    x_scale: float, y_scale: float, left: float = 0.0, top: float = 0.0, stride: int = STRIDE
+) -> Float:
+    """Return the affine (2, 3) from grid cells to image px.
+
+    x_scale and y_scale: image px per px of the network's input; left, top: where the picture begins
+    in that input.
+    """
+    half = stride / 2
+    return np.array(
+        [
+            [stride * x_scale, 0, (half - left) * x_scale - 0.5],
+            [0, stride * y_scale, (half - top) * y_scale - 0.5],
+        ]
+    )

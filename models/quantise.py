@@ -1,0 +1,225 @@
+"""Int8 files: Stage I in QDQ form, calibrated on photographs, with a report of what it costs.
+
+Activations are uint8, weights int8 per channel in 7 bits: CPUs without VNNI add two products in 16
+bits, which overflow with 8. Layers that suffer most stay in float.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.errors import WeightsError
+from manypose.models import weights
+from manypose.models.preprocess import letterbox
+from manypose.pose.records import UInt8
+
+OUTPUTS = ("heatmaps", "pafs", "encodings")
+SQNR_WANTED_DB = 22.0
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def answer(path: Path, pictures: UInt8) -> list[NDArray[np.float32]]:
+    """Return the outputs of a Stage I file in the order of `OUTPUTS`, by ONNX Runtime."""
+    return cast("list[NDArray[np.float32]]", _session(path).run(list(OUTPUTS), {"image": pictures}))
+
+
+def sqnr_db(wanted: NDArray[Any], got: NDArray[Any]) -> float:
+    """Return the signal to quantisation noise ratio in dB (inf for equal arrays)."""
+    noise = float(np.square(wanted - got, dtype=np.float64).sum())
+    signal = float(np.square(wanted, dtype=np.float64).sum())
+    return float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
+
+
+def quantise(
+    path: Path,
+    out: Path,
+    images: Iterable[UInt8] | Path,
+    record: bool = False,
+    count: int = 200,
+    search: bool = True,
+    keep_float: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write the int8 form of an exported file; return the report.
+
+    Calibrated on up to `count` pictures (BGR arrays of any size, or a folder of photographs or of
+    packed ones). The last layers of the heads stay in float; with `search`, groups of layers whose
+    rounding costs most stay too, until every output's SQNR reaches `SQNR_WANTED_DB`.
+    Report: sqnr_db by output (on pictures not calibrated on, where there are enough), float_layers,
+    pictures, bytes.
+
+    Raises:
+        WeightsError: there is no picture, or the file is none of ours.
+    """
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    model = onnx.load(str(path))
+    meta = {p.key: p.value for p in model.metadata_props}
+    if meta.get("manypose.kind") != "stage1":
+        raise WeightsError(f"{path}: not an export of Stage I; export the checkpoint first")
+    width, height = json.loads(meta["manypose.input"])
+    found = load_pictures(images, count + 8) if isinstance(images, Path) else images
+    boxed = [letterbox(p, height, width)[0] for _, p in zip(range(count + 8), found)]
+    if not boxed:
+        raise WeightsError("int8 needs pictures to calibrate on: give a folder of photographs")
+    held = min(8, max(1, len(boxed) // 4))
+    test, calibration = np.stack(boxed[-held:]), boxed[:-held] or boxed
+    wanted = [np.concatenate(z) for z in zip(*(answer(path, p[None]) for p in test))]
+    part = out.with_name(out.name + ".part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.onnx"
+        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+        groups = _layer_groups(onnx.load(str(ready)))
+        last = groups.pop("last")
+
+        def attempt(floats: Sequence[str], pictures: Sequence[UInt8]) -> dict[str, float]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                quantize_static(
+                    str(ready),
+                    str(part),
+                    _Reader(pictures),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=["Conv", "Concat", "Resize", "Relu", "MaxPool", "Add"],
+                    per_channel=True,
+                    reduce_range=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    nodes_to_exclude=[*floats],
+                    calibrate_method=CalibrationMethod.MinMax,
+                )
+            got = [np.concatenate(z) for z in zip(*(answer(part, p[None]) for p in test))]
+            return {n: sqnr_db(a, b) for n, a, b in zip(OUTPUTS, wanted, got)}
+
+        try:
+            floats = [*last, *keep_float]
+            report = attempt(floats, calibration)
+            if search and min(report.values()) < SQNR_WANTED_DB:
+                # One group at a time: which one gains most when left in float?
+                few = calibration[:24]
+                gain = {g: min(attempt([*floats, *m], few).values()) for g, m in groups.items()}
+                for group in sorted(gain, key=lambda g: -gain[g]):
+                    floats += groups[group]
+                    report = attempt(floats, calibration)
+                    if min(report.values()) >= SQNR_WANTED_DB:
+                        break
+            quantised = onnx.load(str(part))
+            del quantised.metadata_props[:]
+            for p in model.metadata_props:
+                quantised.metadata_props.add(key=p.key, value=p.value)
+            quantised.metadata_props.add(key="manypose.precision", value="int8")
+            quantised.metadata_props.add(key="manypose.sqnr_db", value=json.dumps(report))
+            quantised.producer_name = "manypose"
+            onnx.save(quantised, str(part))
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
+    if record:
+        weights.record(weights.Weights(
+            meta["manypose.name"], out.resolve(), "stage1", "int8", "", meta["manypose.licence"],
+            meta["manypose.source"], (width, height),
+        ))  # fmt: skip
+    return {
+        "sqnr_db": {k: round(v, 2) for k, v in report.items()},
+        "float_layers": floats,
+        "pictures": len(calibration),
+        "bytes": out.stat().st_size,
+    }
+
+
+class _Reader:
+    """Calibration pictures, one at a time, in the form that ONNX Runtime asks for."""
+
+    def __init__(self, boxed: Sequence[UInt8]) -> None:
+        self._left: Iterator[UInt8] = iter(boxed)
+
+    def get_next(self) -> dict[str, UInt8] | None:
+        picture = next(self._left, None)
+        return None if picture is None else {"image": picture[None]}
+
+
+def _layer_groups(model: Any) -> dict[str, list[str]]:
+    """Return names of convolutions by part of the network; "last": those that end in an output."""
+    convs = [n for n in model.graph.node if n.op_type == "Conv"]
+    feeds: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for i in node.input:
+            feeds.setdefault(i, []).append(node)
+    outputs = {o.name for o in model.graph.output}
+
+    def ends(node: Any) -> bool:
+        return any(
+            o in outputs
+            or any(n.op_type in ("Slice", "Split", "Clip") and ends(n) for n in feeds.get(o, []))
+            for o in node.output
+        )
+
+    groups: dict[str, list[str]] = {"last": [n.name for n in convs if ends(n)]}
+    for node in convs:
+        if node.name not in groups["last"]:
+            # "/net/backbone/features/features.3/conv1/Conv" -> "features.3"
+            words = [w for w in node.name.split("/") if w and w not in ("net", "backbone")]
+            words = [w for w in words if w != "features"] or [node.name]
+            groups.setdefault(words[0], []).append(node.name)
+    return groups
+
+
+def load_pictures(folder: Path, count: int) -> Iterator[UInt8]:
+    """Yield up to `count` pictures (BGR) of a folder: photographs, or shards of packed ones.
+
+    A packed folder has `labels_*.json.gz` whose `images` give shard, offset and length.
+
+    Raises:
+        WeightsError: the folder holds no picture that can be read.
+    """
+    packs = sorted(folder.glob("labels_*.json.gz"))
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+    )
+    rng = np.random.default_rng(0)
+    jobs: list[tuple[Path, int, int]] = [(f, 0, -1) for f in files]
+    for pack in packs:
+        with gzip.open(pack, "rt", encoding="utf-8") as f:
+            rows = json.load(f)["images"]
+        jobs += [
+            (weights.inside(folder, r["shard"]), int(r["offset"]), int(r["length"])) for r in rows
+        ]
+    sent = 0
+    for i in rng.permutation(len(jobs)):
+        if sent == count:
+            return
+        path, offset, length = jobs[i]
+        with path.open("rb") as b:
+            b.seek(offset)
+            data = b.read(length)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if image is not None:
+            sent += 1
+            yield cast("UInt8", image)
+    if not sent:
+        raise WeightsError(f"{folder}: no pictures found; give a folder of photographs")

@@ -1,0 +1,386 @@
+"""Run any network file: one callable for every runtime, arrays in and named arrays out.
+
+A runtime turns a file into a `Session`; what it needs is imported in its function, so that only the
+engine in use must be installed. A device that cannot be had is an error, and so is a session that
+fell back to the CPU in silence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
+from manypose.models import onnx_file
+from manypose.models.onnx_file import Tensor
+
+Array = NDArray[Any]
+PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch onnx"}
+_MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torch", "onnx")}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a session is asked for. threads 0: all cores; batch: pictures a call."""
+
+    device: str = "cpu"
+    threads: int = 0
+    precision: str = "fp32"
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """A loaded network. `run` takes the input array and returns the outputs by name."""
+
+    run: Callable[[Array], dict[str, Array]]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...]
+    device: str
+    precision: str
+    engine: str
+
+
+def cores() -> int:
+    """Return how many cores this process may use (affinity and container quota)."""
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # no quota, or no such file
+    return max(1, count)
+
+
+def engine(module: str, runtime: str) -> Any:
+    """Return the module of an engine.
+
+    Raises:
+        DeviceError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise DeviceError(
+            f"the {runtime} runtime is not installed ({e}); pip install {PIP[runtime]}"
+        ) from e
+
+
+def _onnx(path: Path, wish: Wish) -> Session:
+    """Return a session of ONNX Runtime: CPU, CUDA or TensorRT provider."""
+    ort = engine("onnxruntime", "onnx")
+    if not hasattr(ort, "InferenceSession"):
+        raise DeviceError("onnxruntime is installed by halves; " + clash())
+    info = onnx_file.describe(path)
+    if len(info.inputs) != 1:
+        raise WeightsError(f"{path}: {len(info.inputs)} inputs, wanted one; export it anew")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = wish.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = _providers(ort, wish)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as e:  # the engine's error classes are private
+        raise _refused(path, "ONNX Runtime", e) from e
+    got, wanted = session.get_providers()[0], _name(providers[0])
+    if got != wanted:
+        raise DeviceError(f"{wish.device} was asked for but the session runs on {got}; {clash()}")
+    names = [o.name for o in session.get_outputs()]
+    key = info.inputs[0].name
+
+    def plain(x: Array) -> dict[str, Array]:
+        return dict(zip(names, session.run(names, {key: x})))
+
+    run: Callable[[Array], dict[str, Array]] = plain
+    if wish.device.startswith(("cuda", "tensorrt")):
+        run = _bound(ort, session, key, names, *_gpu(wish.device))
+    return Session(
+        _fixed_batch(run, info.inputs[0]), info.inputs, tuple(names), wish.device,
+        wish.precision, f"ONNX Runtime {ort.__version__} ({got.removesuffix('ExecutionProvider')})",
+    )  # fmt: skip
+
+
+def _gpu(device: str) -> tuple[str, int]:
+    _, _, number = device.partition(":")
+    return "cuda", int(number or 0)
+
+
+def _name(provider: str | tuple[str, Any]) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _providers(ort: Any, wish: Wish) -> list[Any]:
+    """Return the providers for a device, best first.
+
+    Raises:
+        DeviceError: this build of ONNX Runtime does not have them.
+    """
+    if wish.device == "cpu":
+        return ["CPUExecutionProvider"]
+    _, number = _gpu(wish.device)
+    # One fixed shape: the exhaustive search of kernels is paid once. Graphs need bound buffers.
+    cuda = ("CUDAExecutionProvider", {
+        "device_id": number, "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_use_max_workspace": "1", "use_tf32": "1",
+        "enable_cuda_graph": "1" if wish.batch == 1 else "0",
+    })  # fmt: skip
+    wanted: list[Any] = [cuda]
+    if wish.device.startswith("tensorrt"):
+        cache = str(cache_folder() / "tensorrt")
+        wanted = [("TensorrtExecutionProvider", {
+            "device_id": number, "trt_engine_cache_enable": True, "trt_engine_cache_path": cache,
+            "trt_timing_cache_enable": True, "trt_fp16_enable": wish.precision == "fp16",
+        }), ("CUDAExecutionProvider", {"device_id": number})]  # fmt: skip
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    there = ort.get_available_providers()
+    if _name(wanted[0]) not in there:
+        raise DeviceError(
+            f"{wish.device} was asked for but this onnxruntime has only {', '.join(there)}; "
+            + clash()
+        )
+    return wanted
+
+
+def clash() -> str:
+    """Return the remedy for an onnxruntime without the provider asked for."""
+    both = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            both.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if len(both) == 2:
+        return (
+            f"packages {both[0]} and {both[1]} are both installed. Run: pip uninstall onnxruntime "
+            "onnxruntime-gpu; pip install onnxruntime-gpu"
+        )
+    if both and "gpu" in both[0]:
+        return "its CUDA and cuDNN libraries are missing: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return "pip uninstall onnxruntime; pip install onnxruntime-gpu, or use --device cpu"
+
+
+def _bound(
+    ort: Any, session: Any, key: str, names: list[str], device: str, number: int
+) -> Callable[[Array], dict[str, Array]]:
+    """Return a call whose input and outputs have fixed places on the device (for CUDA graphs).
+
+    Each input shape has its own buffers; outputs are made by the first call.
+    """
+    places: dict[tuple[int, ...], tuple[Any, Any, list[Any]]] = {}
+
+    def run(x: Array) -> dict[str, Array]:
+        x = np.ascontiguousarray(x)
+        if x.shape not in places:
+            plain = session.io_binding()
+            source = ort.OrtValue.ortvalue_from_numpy(x, device, number)
+            # Shapes of the outputs from the file, the batch from the input.
+            outs = []
+            plain.bind_ortvalue_input(key, source)
+            for o in session.get_outputs():
+                shape = [x.shape[0] if i == 0 else d for i, d in enumerate(o.shape)]
+                if not all(isinstance(d, int) for d in shape):
+                    raise WeightsError(
+                        f"output {o.name} has a free shape; export it with a fixed one"
+                    )
+                value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, number)
+                plain.bind_ortvalue_output(o.name, value)
+                outs.append(value)
+            places[x.shape] = (plain, source, outs)
+        binding, source, outs = places[x.shape]
+        source.update_inplace(x)
+        session.run_with_iobinding(binding)
+        return {n: o.numpy() for n, o in zip(names, outs)}
+
+    return run
+
+
+def _fixed_batch(
+    run: Callable[[Array], dict[str, Array]], tensor: Tensor
+) -> Callable[[Array], dict[str, Array]]:
+    """Return `run` for any number of pictures, of a network that takes a fixed number."""
+    size = tensor.shape[0] if tensor.shape else None
+    if size is None:
+        return run
+
+    def chunks(x: Array) -> dict[str, Array]:
+        if len(x) == size:
+            return run(x)
+        parts = []
+        for i in range(0, len(x), size):
+            part = x[i : i + size]
+            fill = np.repeat(part[-1:], size - len(part), 0)
+            got = run(np.concatenate([part, fill]) if len(fill) else part)
+            parts.append({k: v[: len(part)] for k, v in got.items()})
+        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+    return chunks
+
+
+def _openvino(path: Path, wish: Wish) -> Session:
+    """Return a session of OpenVINO: CPU (or its GPU), an ONNX file or an IR.
+
+    A batch is spread over requests in flight, one core each, which takes more pictures a second
+    than all cores on one picture.
+    """
+    ov = engine("openvino", "openvino")
+    if path.suffix.lower() == ".onnx":
+        onnx_file.describe(path)
+    device = {"cpu": "CPU", "gpu": "GPU"}.get(wish.device)
+    core = ov.Core()
+    if device is None or device not in core.available_devices:
+        raise DeviceError(
+            f"OpenVINO has no device {wish.device}, only {', '.join(core.available_devices)}; "
+            "use --device cpu, or --backend onnx for CUDA"
+        )
+    # Without this line f32 files run in bfloat16 on CPUs that can.
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if wish.precision == "bf16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY" if wish.batch == 1 else "THROUGHPUT",
+    }
+    streams = 1 if wish.batch == 1 else max(1, min(wish.batch, wish.threads or cores()))
+    if device == "CPU":
+        settings |= {"INFERENCE_NUM_THREADS": wish.threads or cores(), "NUM_STREAMS": streams}
+    cache = cache_folder() / "openvino"
+    if writable(cache):
+        settings["CACHE_DIR"] = str(cache)
+    try:
+        model = core.read_model(str(path))
+        tensors = tuple(_ov_tensor(i) for i in model.inputs)
+        if len(tensors) == 1 and tensors[0].shape and tensors[0].shape[0] is None:
+            model.reshape([1, *(-1 if s is None else s for s in tensors[0].shape[1:])])
+        compiled = core.compile_model(model, device, settings)
+    except RuntimeError as e:
+        raise _refused(path, "OpenVINO", e) from e
+    if len(tensors) != 1:
+        raise WeightsError(f"{path}: {len(tensors)} inputs, wanted one; export it anew")
+    names = [_ov_name(o, i) for i, o in enumerate(compiled.outputs)]
+    fixed = tensors[0].shape[0] if tensors[0].shape else None
+    per_call = fixed or 1
+    queue = ov.AsyncInferQueue(compiled, streams)
+    done: list[dict[str, Array]] = []
+
+    def keep(request: Any, at: int) -> None:
+        done[at] = {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(names)}
+
+    queue.set_callback(keep)
+
+    def run(x: Array) -> dict[str, Array]:
+        count = len(x) // per_call
+        done[:] = [{}] * count
+        for i in range(count):
+            queue.start_async({0: x[i * per_call : (i + 1) * per_call]}, i)
+        queue.wait_all()
+        if count == 1:
+            return dict(done[0])
+        return {n: np.concatenate([d[n] for d in done]) for n in names}
+
+    return Session(
+        _fixed_batch(run, tensors[0]) if per_call > 1 else run, tensors, tuple(names), wish.device,
+        wish.precision, f"OpenVINO {ov.__version__.split('-')[0]}",
+    )  # fmt: skip
+
+
+def _ov_name(port: Any, at: int) -> str:
+    return str(next(iter(sorted(port.get_names())), f"output{at}"))
+
+
+def _ov_tensor(port: Any) -> Tensor:
+    kind = {"f32": 1, "u8": 2, "f16": 10}.get(port.get_element_type().get_type_name(), 0)
+    shape = tuple(d.get_length() if d.is_static else None for d in port.get_partial_shape())
+    return Tensor(_ov_name(port, 0), kind, shape)
+
+
+def _torch(path: Path, wish: Wish) -> Session:
+    """Return a session of PyTorch, which runs the same ONNX file operation by operation."""
+    engine("torch", "torch")
+    engine("onnx", "torch")
+    from manypose.models import torch_runtime
+
+    info = onnx_file.describe(path)
+    run, title = torch_runtime.load(path, wish.device, wish.threads, wish.precision)
+    return Session(
+        _fixed_batch(run, info.inputs[0]), info.inputs, tuple(t.name for t in info.outputs),
+        wish.device, wish.precision, title,
+    )  # fmt: skip
+
+
+RUNTIMES: dict[str, Callable[[Path, Wish], Session]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "torch": _torch,
+}
+
+
+def _refused(path: Path, engine: str, error: Exception) -> ManyposeError:
+    line = " ".join(str(error).split())[:300]
+    if "CUDA" in line or "cudnn" in line.lower():
+        return DeviceError(f"the GPU cannot be used: {line}. Use --device cpu, or mend the driver")
+    return WeightsError(f"{path}: {engine} refuses it ({line}); export or fetch it again")
+
+
+def open_session(path: Path, runtime: str, wish: Wish) -> Session:
+    """Return a session for a file; "auto" takes the first runtime installed.
+
+    Raises:
+        DeviceError: runtime or device cannot be had.
+        WeightsError: the file is damaged or of a kind the runtime cannot run.
+        UsageError: no runtime has this name.
+    """
+    if path.suffix.lower() == ".xml":
+        if runtime not in ("auto", "openvino"):
+            raise UsageError(f"{path.name} is an OpenVINO file: use --backend openvino")
+        runtime = "openvino"
+    if runtime == "auto":
+        runtime = installed()[0]
+    if runtime not in RUNTIMES:
+        raise UsageError(f"no runtime {runtime!r}; there are auto, {', '.join(RUNTIMES)}")
+    if wish.device == "auto":
+        wish = replace(wish, device="cpu")
+    if wish.threads <= 0:
+        wish = replace(wish, threads=cores())
+    return RUNTIMES[runtime](path, wish)
+
+
+def installed() -> list[str]:
+    """Return the runtimes that are installed, the fastest to start first.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    found = [k for k, ms in _MODULES.items() if all(importlib.util.find_spec(m) for m in ms)]
+    if not found:
+        raise DeviceError(
+            "no inference engine is installed: pip install 'manypose[cpu]' (any machine), "
+            "'manypose[openvino]' (faster on Intel and AMD) or 'manypose[gpu]' (NVIDIA)"
+        )
+    return found
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again (compiled networks, timings)."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("manypose")
+
+
+def writable(folder: Path) -> bool:
+    """Return whether the folder is there (it is made when missing) and can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

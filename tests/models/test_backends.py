@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import importlib.util
+import logging
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manypose.calib.camera import Camera
+from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
+from manypose.models import backends, sessions, weights
+from manypose.models.quantise import sqnr_db
+from manypose.models.sessions import Wish
+from manypose.pose.records import Frame, NetworkOutput
+
+ort = pytest.importorskip("onnxruntime")
+
+Files = dict[str, Path]
+
+
+def _frames(count: int, height: int = 90, width: int = 160) -> list[Frame]:
+    rng = np.random.default_rng(5)
+    camera = Camera.from_fov(width, height)
+    coarse = [rng.integers(0, 255, (9, 16, 3), np.uint8) for _ in range(count)]
+    large = [c.repeat(height // 9, 0).repeat(width // 16, 1) for c in coarse]
+    return [Frame(image, i / 30, i, camera) for i, image in enumerate(large)]
+
+
+def _arrays(output: NetworkOutput) -> list[np.ndarray]:
+    assert output.encodings is not None
+    return [output.heatmaps, output.pafs, output.encodings]
+
+
+def _has(runtime: str) -> bool:
+    return runtime in sessions.installed()
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_runtime_gives_the_same_maps_in_float(
+    small_files: Files, runtime: str, batch: int
+) -> None:
+    if not _has(runtime):
+        pytest.skip(f"{runtime} is not installed")
+    frames = _frames(3)
+    wanted = backends.load_network("tiny", "onnx", "cpu", 1, "fp32")(frames)
+    got = backends.load_network("tiny", runtime, "cpu", 1, "fp32", batch)(frames)
+    for a, b in zip(wanted, got):
+        np.testing.assert_array_equal(a.to_image, b.to_image)
+        for x, y in zip(_arrays(a), _arrays(b)):
+            assert y.dtype == np.float32
+            assert sqnr_db(x, y) > 80
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_int8_is_close_to_float_in_every_runtime(small_files: Files, runtime: str) -> None:
+    if not _has(runtime):
+        pytest.skip(f"{runtime} is not installed")
+    frames = _frames(2)
+    wanted = backends.load_network("tiny", "onnx", "cpu", 1, "fp32")(frames)
+    network = backends.load_network("tiny", runtime, "cpu", 1, "int8")
+    assert network.info.precision == "int8"
+    for a, b in zip(wanted, network(frames)):
+        for x, y in zip(_arrays(a), _arrays(b)):
+            assert sqnr_db(x, y) > 20
+
+
+@pytest.mark.slow
+def test_auto_measures_once_and_remembers(
+    small_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = backends.load_network("tiny", threads=1).info
+    second = backends.load_network("tiny", threads=1).info
+    assert first.chosen.startswith("timed: ")
+    assert second.chosen == first.chosen.replace("timed", "remembered")
+    assert (first.runtime, first.precision) == (second.runtime, second.precision)
+    assert first.device == "cpu"
+    assert first.sha256[:12] in first.line()
+    (tmp_path / "manypose" / "choice.json").write_text("{damaged")
+    assert backends.load_network("tiny", threads=1).info.chosen.startswith("timed: ")
+
+
+def test_provider_is_what_was_asked(small_files: Files) -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    for device in ("cuda", "cuda:1", "tensorrt"):
+        with pytest.raises(DeviceError, match=r"pip (un)?install"):
+            backends.load_network("tiny", "onnx", device)
+
+
+def test_a_session_that_fell_back_silently_is_found_out(
+    small_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The GPU wheel lists CUDA on a machine without it and then runs on the CPU (T2b).
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(DeviceError):
+        sessions.open_session(small_files["fp32"], "onnx", Wish("cuda"))
+
+
+def test_the_bound_path_of_the_gpu_gives_the_same_maps(small_files: Files) -> None:
+    session = ort.InferenceSession(str(small_files["fp32"]), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    bound = sessions._bound(ort, session, "image", names, "cpu", 0)
+    rng = np.random.default_rng(0)
+    for batch in (1, 2, 1):
+        x = rng.integers(0, 255, (batch, 64, 96, 3), np.uint8)
+        wanted = dict(zip(names, session.run(names, {"image": x})))
+        got = bound(x)
+        for name in names:
+            np.testing.assert_array_equal(got[name], wanted[name])
+
+
+def test_devices_and_runtimes_that_are_not_there(small_files: Files) -> None:
+    with pytest.raises(UsageError, match="auto, onnx, openvino, torch"):
+        backends.load_network("tiny", "tflite")
+    with pytest.raises(UsageError, match="int8"):
+        backends.load_network(str(small_files["fp32"]), precision="int8")
+    if _has("openvino"):
+        with pytest.raises(DeviceError, match="OpenVINO"):
+            backends.load_network("tiny", "openvino", "npu")
+    if _has("torch"):
+        with pytest.raises(DeviceError, match="torch"):
+            backends.load_network("tiny", "torch", "cuda:7", precision="fp32")
+
+
+def test_without_an_engine_the_pip_line_is_said(
+    small_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match=r"pip install 'manypose\[cpu\]'"):
+        backends.load_network("tiny")
+
+
+def test_a_changed_file_is_refused(small_files: Files, tmp_path: Path) -> None:
+    row = weights.manifest(small_files["folder"])[0]
+    data = bytearray(row.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "x.onnx").write_bytes(data)
+    with pytest.raises(WeightsError, match="damaged or changed"):
+        weights.verify(replace(row, path=tmp_path / "x.onnx"))
+
+
+def test_missing_and_foreign_files_are_said_in_one_line(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    with pytest.raises(WeightsError, match="no network named 'nobody'"):
+        backends.load_network("nobody")
+    with pytest.raises(WeightsError, match="no such file"):
+        backends.load_network(str(tmp_path / "none.onnx"))
+    (tmp_path / "text.onnx").write_text("this is a letter to a friend")
+    with pytest.raises(WeightsError, match="not an ONNX file"):
+        backends.load_network(str(tmp_path / "text.onnx"))
+    x, y = (
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, 8, 8]) for n in "xy"
+    )
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "relu.onnx"))
+    with pytest.raises(WeightsError, match="not a Stage I network"):
+        backends.load_network(str(tmp_path / "relu.onnx"))
+
+
+@pytest.mark.slow
+def test_damaged_files_never_crash(small_files: Files, tmp_path: Path) -> None:
+    data = small_files["int8"].read_bytes()
+    rng = random.Random(3)
+    path = tmp_path / "mutant.onnx"
+    for i in range(40):
+        mutant = bytearray(data)
+        if i % 3 == 0:
+            del mutant[rng.randrange(len(mutant)) :]
+        for _ in range(rng.choice((1, 3, 20))):
+            if mutant:
+                mutant[rng.randrange(len(mutant)) if i % 2 else -rng.randrange(1, 3000)] = (
+                    rng.randrange(256)
+                )
+        path.write_bytes(mutant)
+        try:
+            backends.load_network(str(path), "onnx", "cpu", 1)(_frames(1))
+        except ManyposeError as e:
+            assert "\n" not in str(e)  # noqa: PT017  either outcome is right, a crash is not
+
+
+def test_nan_is_cleaned_and_logged(small_files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    network = backends.load_network("tiny", "onnx", "cpu", 1)
+    healthy = network._session
+
+    def ill(x: np.ndarray) -> dict[str, np.ndarray]:
+        maps = healthy.run(x)
+        maps["heatmaps"][0, 0, 0, 0] = np.nan
+        maps["pafs"][0, 1, 2, 3] = np.inf
+        return maps
+
+    network._session = replace(healthy, run=ill)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            (output,) = network(_frames(1))
+    assert all(np.isfinite(a).all() for a in _arrays(output))
+    assert sum("NaN or infinity" in r.message for r in caplog.records) == 1
+
+
+def test_the_front_end_says_its_times_and_what_it_runs_on(small_files: Files) -> None:
+    front_end = backends.load_front_end("tiny", "onnx", "cpu", 1, batch=2)
+    found = front_end(_frames(2))
+    assert len(found) == 2
+    assert set(found[0].stage_ms) == {"resize", "network", "group"}
+    assert front_end.info.input_size == (96, 64)
+    assert front_end.batch == 2
+    assert front_end([]) == []
+
+
+def test_names_cannot_leave_the_models_folder(tmp_path: Path) -> None:
+    for name in ("../x.onnx", "/etc/passwd", "a/../../x", ""):
+        with pytest.raises(WeightsError, match="leads out"):
+            weights.inside(tmp_path, name)
+    (tmp_path / "weights.toml").write_text('[[network]]\nname = "x"\nfile = "../../x.onnx"\n')
+    with pytest.raises(WeightsError, match="leads out"):
+        weights.manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "network = 3",
+        "[[network]]\nname = 1",
+        "[[network",
+        '[[network]]\nname="a"\nfile="b"\nkind="z"',
+    ],
+)
+def test_a_damaged_manifest_is_said_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "weights.toml").write_text(text)
+    with pytest.raises(WeightsError, match=r"weights\.toml"):
+        weights.manifest(tmp_path)
