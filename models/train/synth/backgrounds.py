@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import cv2
@@ -99,7 +100,8 @@ def backgrounds(
     if photos is not None and len(photo):
         out[photo] = _photo_cuts(chance, photos, len(photo), height, width)
     if len(room):
-        out[room] = rooms(chance, view, room, reach_m, height, width)
+        seen = View(*(getattr(view, f.name)[room] for f in fields(view)))
+        out[room] = draw_rooms(sample_rooms(chance, reach_m[room]), seen, height, width)
     if len(plain):
         out[plain] = clutter(chance, noise(chance, len(plain), height, width), 12)
     return out
@@ -178,61 +180,89 @@ def shape_masks(
     return reach < 1, (reach < 1) & (reach > rim)
 
 
-def rooms(
-    chance: Chance, view: View, which: Tensor, reach_m: Tensor, height: int, width: int
-) -> Tensor:
-    """Return rooms seen by the cameras `which`: a floor, three walls and often a ceiling.
+@dataclass(frozen=True, slots=True, eq=False)
+class Rooms:
+    """B rooms: textures (B, 3, h, w) of floor and walls, and where the planes are.
 
-    They give a true ground and horizon; the walls stand behind everybody.
+    far_m (B,), sides_m (B, 2) left and right, ceiling_m (B,); texel (B,) floor textures per metre;
+    shade (B, 5) light on floor, back, left, right, ceiling; top (B,) brightness of the ceiling;
+    skirting_m (B,).
     """
-    count = len(which)
-    rotation, reach = view.R[which], reach_m[which]
-    centre = -torch.einsum("bji,bj->bi", rotation, view.t[which])
-    K = view.K[which]
+
+    floor: Tensor
+    wall: Tensor
+    far_m: Tensor
+    sides_m: Tensor
+    ceiling_m: Tensor
+    texel: Tensor
+    shade: Tensor
+    top: Tensor
+    skirting_m: Tensor
+
+
+def sample_rooms(chance: Chance, reach_m: Tensor) -> Rooms:
+    """Return rooms whose walls stand beyond reach_m (B, 2): how far and wide people are."""
+    count = len(reach_m)
+    spread = -1.5 * torch.log1p(-chance.uniform(count, 3, high=0.98))
+    sides = torch.stack([-reach_m[:, 1] - spread[:, 1], reach_m[:, 1] + spread[:, 2]], 1)
+    shade = torch.ones(count, 5, device=chance.device)
+    shade[:, 2:4] = chance.uniform(count, 2, low=0.65, high=1.0)
+    return Rooms(
+        floor=clutter(chance, noise(chance, count, 192, 192), 4) * _seams(chance, count, 192),
+        wall=clutter(chance, noise(chance, count, 160, 320), 14),
+        far_m=reach_m[:, 0] + spread[:, 0],
+        sides_m=sides,
+        ceiling_m=torch.where(chance.uniform(count) < 0.7, 2.4, 9.0) + chance.uniform(count),
+        texel=chance.uniform(count, low=0.15, high=0.6),
+        shade=shade,
+        top=chance.uniform(count, low=150, high=245),
+        skirting_m=chance.uniform(count, high=0.14),
+    )
+
+
+def draw_rooms(rooms: Rooms, view: View, height: int, width: int) -> Tensor:
+    """Return rooms (B, 3, H, W) as the cameras see them: floor, three walls, ceiling.
+
+    They give the picture a true ground and horizon.
+    """
+    count, K, R = len(view.K), view.K, view.R
+    centre = -torch.einsum("bji,bj->bi", R, view.t)
     u = torch.arange(width, device=K.device).float()
     v = torch.arange(height, device=K.device).float()
-    x = (u - K[:, None, 0, 2:3].squeeze(-1)) / K[:, 0, 0, None]
-    y = (v - K[:, None, 1, 2:3].squeeze(-1)) / K[:, 1, 1, None]
+    x = (u - K[:, 0, 2, None]) / K[:, 0, 0, None]
+    y = (v - K[:, 1, 2, None]) / K[:, 1, 1, None]
     ray = torch.stack(
         [x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width),
-         torch.ones(count, height, width, device=K.device)], -1) @ rotation[:, None]  # fmt: skip
-    spread = -torch.log1p(-chance.uniform(3, count, high=0.98))
-    far = reach[:, 0] + 1.5 * spread[0]
-    wide = torch.stack([-reach[:, 1] - 1.5 * spread[1], reach[:, 1] + 1.5 * spread[2]])
-    ceiling = torch.where(chance.uniform(count) < 0.7, 2.4, 9.0) + chance.uniform(count, high=1.3)
-    ceiling = torch.maximum(ceiling, centre[:, 1] + 0.4)
+         torch.ones(count, height, width, device=K.device)], -1) @ R[:, None]  # fmt: skip
 
     def hit(axis: int, at: Tensor, toward: float) -> Tensor:
         d = ray[..., axis] * toward
         gap = ((at - centre[:, axis]) * toward)[:, None, None]
         return torch.where(d > 1e-4, gap / d.clamp_min(1e-4), 1e6)
 
-    zero = torch.zeros(count, device=K.device)
+    ceiling = torch.maximum(rooms.ceiling_m, centre[:, 1] + 0.4)
     planes = torch.stack(
-        [hit(1, zero, -1), hit(2, -far, -1), hit(0, wide[0], -1), hit(0, wide[1], 1),
+        [hit(1, torch.zeros_like(ceiling), -1), hit(2, -rooms.far_m, -1),
+         hit(0, rooms.sides_m[:, 0], -1), hit(0, rooms.sides_m[:, 1], 1),
          hit(1, ceiling, 1)])  # fmt: skip
-    distance, plane = planes.min(0)
+    nearest, plane = planes.topk(2, dim=0, largest=False)
+    plane, distance = plane[0], nearest[0]
     at = centre[:, None, None] + ray * distance[..., None].clamp(max=60)
-    floor = clutter(chance, noise(chance, count, 192, 192), 4) * _seams(chance, count, 192)
-    wall = clutter(chance, noise(chance, count, 160, 320), 14)
-    texel = chance.uniform(count, low=0.15, high=0.6)[:, None, None]  # per metre of floor
+    texel = rooms.texel[:, None, None]
     along = torch.where((plane == 1), at[..., 0], at[..., 2] + 3.7)
     # The texture of a wall is 6 m wide and 3 m high, hung from the floor.
     wall_uv = torch.stack([along / 3, 1 - at[..., 1] / 1.5], -1)
     floor_uv = torch.stack([at[..., 0] * texel, at[..., 2] * texel], -1)
-    of_floor = grid_sample(floor, floor_uv, padding_mode="reflection", align_corners=False)
-    of_wall = grid_sample(wall, wall_uv, padding_mode="reflection", align_corners=False)
-    shade = torch.ones(count, 5, device=K.device)
-    shade[:, 2:4] = chance.uniform(count, 2, low=0.65, high=1.0)
-    light = shade.gather(1, plane.flatten(1)).view(count, 1, height, width)
-    top = chance.uniform(count, 1, 1, 1, low=150, high=245)
-    out = torch.where((plane == 0)[:, None], of_floor, of_wall)
+    floor = grid_sample(rooms.floor, floor_uv, padding_mode="reflection", align_corners=False)
+    wall = grid_sample(rooms.wall, wall_uv, padding_mode="reflection", align_corners=False)
+    light = rooms.shade.gather(1, plane.flatten(1)).view(count, 1, height, width)
+    top = rooms.top[:, None, None, None]
+    out = torch.where((plane == 0)[:, None], floor, wall)
     out = torch.where((plane == 4)[:, None], top, out)
-    skirting = (plane > 0) & (plane < 4) & (at[..., 1] < chance.uniform(count, 1, 1, high=0.14))
+    skirting = (plane > 0) & (plane < 4) & (at[..., 1] < rooms.skirting_m[:, None, None])
     out = torch.where(skirting[:, None], 0.5 * out + 0.5 * top, out)
     # Corners get less of the light that comes from everywhere.
-    second = planes.topk(2, dim=0, largest=False).values[1]
-    corner = 1 - 0.3 * torch.exp(-3 * (second - distance).clamp(0, 9))
+    corner = 1 - 0.3 * torch.exp(-3 * (nearest[1] - distance).clamp(0, 9))
     return out * light * corner[:, None]
 
 

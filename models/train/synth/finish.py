@@ -6,6 +6,8 @@ stays exact; occluders also hide people in the truth.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
@@ -18,49 +20,78 @@ _MOVED_SHARE = 0.15  # pictures blurred by a moving camera
 _REACH = 6  # px, half width of the blur kernels
 
 
-def occlude(chance: Chance, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return pictures (B, 3, H, W) with objects in front of everybody, and where (B, H, W)."""
-    count, _, height, width = images.shape
-    shares = torch.tensor(_OCCLUDERS_SHARES, device=images.device).cumsum(0)
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """How B cameras see.
+
+    blur_px (B,); length and angle of the shake (B,); gain (B, 3) and offset (B,) of the colours;
+    gamma (B,); grain (B,) standard deviation of the noise.
+    """
+
+    blur_px: Tensor
+    shake_px: Tensor
+    shake_rad: Tensor
+    gain: Tensor
+    offset: Tensor
+    gamma: Tensor
+    grain: Tensor
+
+
+def sample_looks(chance: Chance, count: int) -> Look:
+    """Return the looks of `count` random cameras."""
+    soft = chance.uniform(count) < 0.7
+    near, far = chance.uniform(count, low=0.3, high=1.1), chance.uniform(count, low=1, high=2.2)
+    moved = chance.uniform(count) < _MOVED_SHARE
+    tint = 1 + 0.05 * chance.normal(count, 3)
+    return Look(
+        blur_px=torch.where(soft, near, far),
+        shake_px=torch.where(moved, chance.uniform(count, low=2, high=10), 0.0),
+        shake_rad=chance.uniform(count, high=torch.pi),
+        gain=chance.uniform(count, 1, low=0.7, high=1.25) * tint,
+        offset=8 * chance.normal(count),
+        gamma=chance.uniform(count, low=0.75, high=1.3),
+        grain=chance.uniform(count, low=1, high=7),
+    )
+
+
+def plain_looks(count: int, device: str | torch.device) -> Look:
+    """Return the looks of clean cameras: no noise, the lightest blur against jagged edges."""
+    zero, one = torch.zeros(count, device=device), torch.ones(count, device=device)
+    return Look(0.5 * one, zero, zero, one[:, None].repeat(1, 3), zero, one, zero)
+
+
+def sample_occluders(chance: Chance, count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return objects before everybody: their colours (B, 3, H, W), where they are (B, H, W)."""
+    shares = torch.tensor(_OCCLUDERS_SHARES, device=chance.device).cumsum(0)
     wanted = (chance.uniform(count, 1) >= shares[:-1]).sum(1)
     desk = chance.uniform(count) < _DESK_SHARE
-    covered = torch.zeros(count, height, width, dtype=torch.bool, device=images.device)
+    covered = torch.zeros(count, height, width, dtype=torch.bool, device=chance.device)
+    paint = torch.zeros(count, 3, height, width, device=chance.device)
     busy = ((wanted > 0) | desk).nonzero()[:, 0]
-    if not len(busy):
-        return images, covered
-    paint = clutter(chance, noise(chance, len(busy), height, width), 6)
+    if len(busy):
+        paint[busy] = clutter(chance, noise(chance, len(busy), height, width), 6)
     for s in range(len(_OCCLUDERS_SHARES) - 1):
-        inside, _ = shape_masks(chance, len(busy), height, width, low=0.02, high=0.22)
-        covered[busy] |= inside & (wanted[busy] > s)[:, None, None]
+        some = (wanted > s).nonzero()[:, 0]
+        if len(some):
+            covered[some] |= shape_masks(chance, len(some), height, width, 0.02, 0.22)[0]
     edge = height * chance.uniform(count, low=0.62, high=0.95)
-    row = torch.arange(height, device=images.device)[None, :, None]
+    row = torch.arange(height, device=chance.device)[None, :, None]
     covered |= (row > edge[:, None, None]) & desk[:, None, None]
-    out = images.clone()
-    out[busy] = torch.where(covered[busy][:, None], paint, images[busy])
-    return out, covered
+    return paint, covered
 
 
-def photograph(chance: Chance, images: Tensor) -> Tensor:
-    """Return pictures (B, 3, H, W) uint8 as a camera would deliver them, each different."""
-    count = len(images)
-    soft = chance.uniform(count) < 0.7
-    sigma = torch.where(
-        soft, chance.uniform(count, low=0.3, high=1.1), chance.uniform(count, low=1.0, high=2.2)
-    )
-    images = blur(images, sigma)
-    moved = (chance.uniform(count) < _MOVED_SHARE).nonzero()[:, 0]
+def photograph(chance: Chance, images: Tensor, look: Look) -> Tensor:
+    """Return pictures (B, 3, H, W) uint8 as cameras with these looks would deliver them."""
+    images = blur(images, look.blur_px)
+    moved = (look.shake_px > 0).nonzero()[:, 0]
     if len(moved):
         images = images.clone()
-        images[moved] = _shake(chance, images[moved])
-
-    def each(low: float, high: float) -> Tensor:
-        return chance.uniform(count, 1, 1, 1, low=low, high=high)
-
-    tint = 1 + 0.05 * chance.normal(count, 3, 1, 1)
-    images = images * each(0.7, 1.25) * tint + 8 * chance.normal(count, 1, 1, 1)
-    images = 255 * (images / 255).clamp(0, 1) ** each(0.75, 1.3)
-    grain = each(1, 7) * chance.normal(*images.shape)
-    return (images + grain).clamp(0, 255).to(torch.uint8)
+        images[moved] = _shake(images[moved], look.shake_rad[moved], look.shake_px[moved])
+    images = images * look.gain[:, :, None, None] + look.offset[:, None, None, None]
+    images = 255 * (images / 255).clamp(0, 1) ** look.gamma[:, None, None, None]
+    if bool((look.grain > 0).any()):
+        images = images + look.grain[:, None, None, None] * chance.normal(*images.shape)
+    return images.round().clamp(0, 255).to(torch.uint8)
 
 
 def blur(images: Tensor, sigma_px: Tensor) -> Tensor:
@@ -76,10 +107,10 @@ def blur(images: Tensor, sigma_px: Tensor) -> Tensor:
     return flat[0].view(count, channels, *images.shape[2:])
 
 
-def _shake(chance: Chance, images: Tensor) -> Tensor:
-    """Return pictures blurred along straight lines of 2 to 10 px."""
+def _shake(images: Tensor, angle_rad: Tensor, length_px: Tensor) -> Tensor:
+    """Return pictures blurred along straight lines (B,)."""
     count, channels = images.shape[:2]
-    angle, half = chance.uniform(count, high=torch.pi), chance.uniform(count, low=1, high=5)
+    angle, half = angle_rad, length_px / 2
     at = torch.arange(-_REACH, _REACH + 1, device=images.device).float()
     dx, dy = at[None, None], at[None, :, None]
     c, s = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]

@@ -11,7 +11,13 @@ from torch.nn.functional import avg_pool2d, interpolate
 from manypose.models.train.synth import rig
 from manypose.models.train.synth.archive import Avatars
 from manypose.models.train.synth.backgrounds import Chance, backgrounds
-from manypose.models.train.synth.finish import blur, occlude, photograph
+from manypose.models.train.synth.finish import (
+    Look,
+    photograph,
+    plain_looks,
+    sample_looks,
+    sample_occluders,
+)
 from manypose.models.train.synth.labels import Truth, make_truth, mirrored
 from manypose.models.train.synth.raster import Raster, rasterise, sample_texture
 from manypose.models.train.synth.scene import Crowd, View
@@ -52,55 +58,66 @@ def build_meshes(avatars: Avatars, crowd: Crowd) -> Meshes:
     return Meshes(vertices, normals, rows, points, owner, faces, face_owner)
 
 
-def render(
-    avatars: Avatars,
-    view: View,
-    crowd: Crowd,
-    chance: Chance,
-    height: int,
-    width: int,
-    photos: Tensor | None = None,
-    background: Tensor | None = None,
-    augment: bool = True,
-) -> tuple[Tensor, Truth]:
-    """Return pictures (B, H, W, 3) uint8 RGB and their truth.
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """What is round the people of B pictures.
 
-    photos: backgrounds to draw from, or background (B, 3, H, W) to use as they are; augment: with
-    occluders, blur, colour, noise and mirrored pictures, else with the lightest blur only.
+    background (B, 3, H, W) RGB 0 to 255; paint (B, 3, H, W) and covered (B, H, W) objects before
+    everybody; look: the cameras; mirrored (B,) pictures to mirror.
     """
+
+    background: Tensor
+    paint: Tensor
+    covered: Tensor
+    look: Look
+    mirrored: Tensor
+
+
+def sample_setting(
+    chance: Chance, view: View, crowd: Crowd, height: int, width: int, photos: Tensor | None
+) -> Setting:
+    """Return random settings: photographs, rooms or noise, occluders, cameras, mirrors."""
     count = len(view.K)
+    behind = backgrounds(chance, view, reach(crowd, count), photos, height, width)
+    paint, covered = sample_occluders(chance, count, height, width)
+    look, mirror = sample_looks(chance, count), chance.uniform(count) < 0.5
+    return Setting(behind, paint, covered, look, mirror)
+
+
+def plain_setting(background: Tensor) -> Setting:
+    """Return settings with this background (B, 3, H, W), clean cameras and nothing in front."""
+    nowhere = torch.zeros_like(background[:, 0], dtype=torch.bool)
+    look = plain_looks(len(background), background.device)
+    return Setting(background, background, nowhere, look, nowhere[:, 0, 0])
+
+
+def render(
+    avatars: Avatars, view: View, crowd: Crowd, setting: Setting, chance: Chance
+) -> tuple[Tensor, Truth]:
+    """Return pictures (B, H, W, 3) uint8 RGB and their truth; `chance` draws the sensor noise."""
+    count, _, height, width = setting.background.shape
     meshes = build_meshes(avatars, crowd)
     picture = crowd.picture[meshes.owner]
     camera = _to_camera(view, picture, meshes.vertices)
     corners = _on_screen(view, picture, camera)[meshes.faces]
     face_picture = crowd.picture[meshes.face_owner]
     raster = rasterise(corners, face_picture, count, height, width)
-    if background is None:
-        reach = _reach(crowd, count)
-        background = backgrounds(chance, view, reach, photos, height, width)
     shadow = _shadows(view, meshes, crowd, height, width)
-    images = background * (1 - _SHADOW_DARK * shadow)[:, None]
+    images = setting.background * (1 - _SHADOW_DARK * shadow)[:, None]
     flat = images.permute(0, 2, 3, 1).reshape(-1, 3)
     flat[raster.pixel] = _shade(avatars, view, crowd, meshes, raster, camera)
+    images = flat.view(count, height, width, 3).permute(0, 3, 1, 2)
     person = torch.full((count * height * width,), -1, dtype=torch.int16, device=flat.device)
     person[raster.pixel] = crowd.slot[meshes.face_owner[raster.triangle]].to(torch.int16)
     depth = torch.full((count * height * width,), torch.inf, device=flat.device)
     depth[raster.pixel] = raster.depth_m
-    images = flat.view(count, height, width, 3).permute(0, 3, 1, 2)
     person, depth = person.view(count, height, width), depth.view(count, height, width)
-    if augment:
-        images, covered = occlude(chance, images)
-        person[covered] = -1
-        images = photograph(chance, images)
-    else:
-        sigma = torch.full((count,), 0.5, device=flat.device)
-        images = blur(images, sigma).clamp(0, 255).to(torch.uint8)
+    images = torch.where(setting.covered[:, None], setting.paint, images)
+    person[setting.covered] = -1
+    images = photograph(chance, images, setting.look).permute(0, 2, 3, 1)
     points = _to_camera(view, crowd.picture, meshes.points_m)
     truth = make_truth(crowd.picture, crowd.slot, points, view.K, person, depth)
-    images = images.permute(0, 2, 3, 1)
-    if augment:
-        images, truth = mirrored(images, truth, chance.uniform(count) < 0.5)
-    return images, truth
+    return mirrored(images, truth, setting.mirrored)
 
 
 def _to_camera(view: View, picture: Tensor, points_m: Tensor) -> Tensor:
@@ -162,7 +179,7 @@ def _shadows(view: View, meshes: Meshes, crowd: Crowd, height: int, width: int) 
     return interpolate(soft, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
-def _reach(crowd: Crowd, count: int) -> Tensor:
+def reach(crowd: Crowd, count: int) -> Tensor:
     """Return how far and how wide (B, 2) m people stand, with room behind them."""
     away = torch.stack([-crowd.hip_m[:, 2], crowd.hip_m[:, 0].abs()], 1)
     least = torch.tensor([4.0, 1.5], device=away.device).repeat(count, 1)

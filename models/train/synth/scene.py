@@ -138,7 +138,9 @@ def sample_scenes(
     rows = stage.clips.start[clip] + rng.integers(0, stage.clips.length[clip])
     yaw = rng.uniform(-np.pi, np.pi, total)
     body = sample_bodies(rng, stage, total)
-    return view, gather_crowd(stage, picture, slot, body, clip, rows, yaw, where)
+    rotations, root = stage.motion(stage.index(rows))
+    root = root * stage.number(np.array([0.0, 1.0, 0.0]))  # only the height of a still matters
+    return view, gather_crowd(stage, picture, slot, body, clip, (rotations, root), yaw, where)
 
 
 def _median(z: Float, kept: NDArray[np.bool_]) -> Float:
@@ -158,20 +160,25 @@ def gather_crowd(
     slot: NDArray[Any],
     body: tuple[NDArray[Any], Float, Float],
     clip: NDArray[Any],
-    rows: NDArray[Any],
+    motion: tuple[Tensor, Tensor],
     yaw: Float,
     where: Float,
 ) -> Crowd:
-    """Return people standing at where (P, 2), world x and z, turned by yaw (P,), in rows (P,)."""
+    """Return people (P,) who start at where (P, 2), world x and z, turned by yaw (P,).
+
+    body: from `sample_bodies`; motion: rotations (P, 22, 3, 3) and mid hip (P, 3) m in the axes and
+    the size of the clip's performer.
+    """
     avatar, size = stage.index(body[0]), stage.number(body[1])
-    rotations, root = stage.motion(stage.index(rows))
-    up = root[:, 1] * stage.leg_ratio(avatar, clip) - stage.floor_m(avatar, clip)
-    at = stage.number(where)
-    hip = torch.stack([at[:, 0], up * size, at[:, 1]], 1)
-    turn = stage.number(turn_about_y(yaw))[:, None]
+    rotations, root = motion
+    turn = stage.number(turn_about_y(yaw))
+    hip = torch.einsum("pij,pj->pi", turn, root * stage.leg_ratio(avatar, clip)[:, None])
+    hip[:, 1] -= stage.floor_m(avatar, clip)
+    hip = hip * size[:, None]
+    hip[:, [0, 2]] += stage.number(where)
     return Crowd(
-        stage.index(picture), stage.index(slot), avatar, stage.index(clip), turn @ rotations, hip,
-        size, stage.number(body[2]),
+        stage.index(picture), stage.index(slot), avatar, stage.index(clip),
+        turn[:, None] @ rotations, hip, size, stage.number(body[2]),
     )  # fmt: skip
 
 
