@@ -9,8 +9,6 @@ from dataclasses import asdict
 
 from manypose.app.webcam import list_cameras
 
-EXAMPLES = ("manypose cameras", "manypose cameras --json")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""

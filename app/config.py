@@ -57,7 +57,7 @@ class PeopleConfig:
     """Who is reported."""
 
     max: int = 20
-    min_score: float = 0.3
+    min_score: float = 0.2
     min_age: int = 3
     max_gap_s: float = 1.0
 
@@ -109,8 +109,8 @@ class Config:
 
 _ONE_OF: dict[str, tuple[str, ...]] = {
     "source.rotate": ("auto", "0", "90", "180", "270"),
-    "model.backend": ("auto", "onnxruntime", "openvino", "torch"),
-    "model.precision": ("auto", "fp32", "fp16", "int8"),
+    "model.backend": ("auto", "onnx", "openvino", "torch"),
+    "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
     "filter.preset": ("steady", "normal", "fast", "off"),
 }
 _RANGE: dict[str, tuple[float, float]] = {

@@ -357,9 +357,10 @@ class LiveSource:
                 gap = frame.index - last - 1
                 if last >= 0 and gap > 0:
                     self._slot.count_drop("source", gap)
+                    self.counts.read += gap
                 last = frame.index
-                self.counts.read += 1 + max(gap, 0) * (last >= 0)
                 self._slot.put(frame)
+                self.counts.read += 1
                 if self.stopping.is_set():
                     break
         except Closed:

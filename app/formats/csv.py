@@ -65,7 +65,7 @@ class CsvWriter:
 
 def _texts(points: Float, digits: int) -> list[str]:
     """Return each point as comma-separated text; a point that is not finite has empty fields."""
-    finite = np.isfinite(points).all(1).tolist()
+    finite = np.isfinite(points).sum(1) == points.shape[1]
     empty = "," * (points.shape[1] - 1)
     return [
         ",".join(f"{v:.{digits}f}" for v in point) if ok else empty

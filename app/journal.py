@@ -1,0 +1,124 @@
+"""The journal of a run: what the network found in every frame, on disk as it goes.
+
+A run that was killed goes on from its journal: the pictures are decoded again, the network, which
+is nearly all of the time, is not asked again, and the Follower sees the same numbers as it would
+have without the interruption. For that, the numbers of every run pass through the journal's form
+(float32) before they are followed, written or not.
+
+One JSON object a line: a head that names what the journal is of, then one line a frame; arrays are
+base64 of little-endian float32.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from manypose.app.formats.part import cannot_write
+from manypose.pose.joints import JOINTS, JOINTS_2D
+from manypose.pose.records import Detections, Float, Frame, Person2D, Person3D
+
+NAME = "detections.jsonl.part"
+_SCHEMA = "manypose-journal/1"
+_K, _J = len(JOINTS_2D), len(JOINTS)
+_SIZE = _K * 2 + _K + _J * 3 + _J + 3 + 2
+
+
+class Journal:
+    """The journal in a run's folder; `found` holds what an earlier, unfinished run left."""
+
+    def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
+        self.path = folder / NAME
+        self.found: dict[int, str] = {}
+        whole = 0
+        if resume and self.path.is_file():
+            whole = self._read(key)
+        try:
+            self._file: IO[str] = self.path.open("r+" if whole else "w", encoding="utf-8")
+            if whole:
+                self._file.seek(whole)
+                self._file.truncate()
+            else:
+                self._file.write(json.dumps({"schema": _SCHEMA, "key": key}) + "\n")
+                self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def _read(self, key: str) -> int:
+        """Take over the whole lines of an earlier journal; returns their length in bytes."""
+        with self.path.open("rb") as lines:
+            head = _object(lines.readline())
+            if head.get("schema") != _SCHEMA or head.get("key") != key:
+                return 0
+            whole = lines.tell()
+            for line in lines:
+                entry = _object(line)
+                if not isinstance(entry.get("frame"), int) or not isinstance(entry.get("p"), str):
+                    break
+                self.found[entry["frame"]] = entry["p"]
+                whole += len(line)
+        return whole
+
+    def recall(self, frame: Frame) -> Detections | None:
+        """Return what the earlier run found in this frame, None if it did not get there."""
+        packed = self.found.get(frame.index)
+        return None if packed is None else _unpack(frame, packed)
+
+    def keep(self, detections: Detections) -> Detections:
+        """Write the detections of one frame down; returns them as the journal knows them."""
+        packed = _pack(detections)
+        line = json.dumps({"frame": detections.frame.index, "p": packed})
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        return _unpack(detections.frame, packed, dict(detections.stage_ms))
+
+    def close(self, *, remove: bool) -> None:
+        """Close the file; remove it when the run is complete."""
+        self._file.close()
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _pack(detections: Detections) -> str:
+    """Return the people as base64; encodings are left out, nobody needs them after lifting."""
+    rows = np.empty((len(detections.people), _SIZE), "<f4")
+    for row, p in zip(rows, detections.people):
+        parts: list[Any] = [
+            p.seen.joints_px, p.seen.confidence, p.joints_rel_m, p.sigma_m, p.root_m,
+            [p.seen.score, p.root_sigma_m],
+        ]  # fmt: skip
+        row[:] = np.concatenate([np.ravel(part) for part in parts])
+    return base64.b64encode(rows.tobytes()).decode("ascii")
+
+
+def _unpack(frame: Frame, packed: str, stage_ms: dict[str, float] | None = None) -> Detections:
+    rows = np.frombuffer(base64.b64decode(packed), "<f4").reshape(-1, _SIZE)
+    return Detections(frame, tuple(_person(row) for row in rows), stage_ms or {})
+
+
+def _person(row: Float) -> Person3D:
+    px, conf, rel, sigma, root, rest = np.split(
+        row, np.cumsum([_K * 2, _K, _J * 3, _J, 3]).tolist()
+    )
+    seen = Person2D(px.reshape(_K, 2), conf, float(rest[0]))
+    return Person3D(seen, rel.reshape(_J, 3), sigma, root, float(rest[1]))
+
+
+def normalised(detections: Detections) -> Detections:
+    """Return detections as a journal would give them back, without writing any."""
+    return _unpack(detections.frame, _pack(detections), dict(detections.stage_ms))

@@ -1,0 +1,91 @@
+"""From settings to the estimator: which network, which lifter, which follower."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from manypose.app.config import Config
+from manypose.pose.estimator import Detector, Estimator, Follower, FollowerConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Engine:
+    """What is loaded once and serves many videos: a Detector, and how to follow people.
+
+    info names the network (model, sha256, runtime, device, precision, threads).
+    """
+
+    detector: Detector
+    follower_config: FollowerConfig
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def follower(self) -> Follower:
+        """Return a Follower without memory, for one more video."""
+        return Follower(self.follower_config)
+
+    def estimator(self) -> Estimator:
+        """Return an Estimator for one more video or camera."""
+        return Estimator(self.detector, self.follower())
+
+
+def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:
+    """Return the settings of the Follower; still: every picture on its own."""
+    return FollowerConfig(
+        filter=config.filter.preset,
+        height_m=config.fit.height_m or None,
+        lock_bones_after=config.fit.lock_bones_after,
+        max_gap_s=config.people.max_gap_s,
+        min_age=config.people.min_age,
+        min_score=config.people.min_score,
+        people_max=config.people.max,
+        still=still,
+    )
+
+
+def load_engine(config: Config, *, still: bool = False) -> Engine:
+    """Load the networks of the settings.
+
+    Raises:
+        WeightsError: a weight file is missing or damaged.
+        DeviceError: the device or runtime asked for cannot be had.
+    """
+    import cv2
+    from manypose.models.lifter_runtime import load_lifter
+
+    from manypose.models.backends import load_front_end
+    from manypose.pose.lifting import lift
+
+    # OpenCV's own threads fight those of the network and of the decoder.
+    cv2.setNumThreads(1)
+    model = config.model
+    front_end = load_front_end(
+        model.name, model.backend, model.device, model.threads, precision=model.precision
+    )
+    info = dict(front_end.info)
+    detector = Detector(front_end, functools.partial(lift, lifter=load_lifter()))
+    log.info(
+        "network %s (%s), %s on %s, %s, %s threads",
+        info.get("model"),
+        str(info.get("sha256", ""))[:12],
+        info.get("runtime"),
+        info.get("device"),
+        info.get("precision"),
+        info.get("threads"),
+    )
+    return Engine(detector, follower_config(config, still=still), info)
+
+
+def build_estimator(config: Config) -> Estimator:
+    """Return an estimator for one video or camera, its networks loaded.
+
+    Raises:
+        WeightsError: a weight file is missing or damaged.
+        DeviceError: the device or runtime asked for cannot be had.
+    """
+    return load_engine(config).estimator()

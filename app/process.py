@@ -1,0 +1,362 @@
+"""One source to the files of one run: read, find and follow people, write, all at the same time.
+
+Three threads with bounded queues: the reader decodes, the caller's thread runs network and
+Follower, the writer draws and writes. Memory does not grow with the length of the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manypose.app.config import Config
+from manypose.app.formats import WRITERS, Writer
+from manypose.app.formats.events import EventsWriter
+from manypose.app.formats.part import cannot_write, write_json
+from manypose.app.handover import Closed, Line
+from manypose.app.journal import NAME as JOURNAL_NAME
+from manypose.app.journal import Journal, normalised
+from manypose.app.meta import describe, run_header
+from manypose.app.pipeline import Engine
+from manypose.app.sources import Source
+from manypose.errors import ManyposeError, SourceError
+from manypose.pose.joints import MISSING
+from manypose.pose.records import Detections, Frame, FrameResult
+
+log = logging.getLogger(__name__)
+
+_RESULTS = (
+    "meta.json", "events.jsonl", "pose.npz", "rotations.npz", "pose.csv", "pose.jsonl", "coco.json",
+    "overlay.mp4",
+)  # fmt: skip
+_READ_AHEAD, _WRITE_BEHIND = 4, 8  # frames in the queues: full pictures, so few
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted while a run goes on."""
+
+    processed: int = 0
+    recalled: int = 0
+    people_max: int = 0
+    ids: set[int] = field(default_factory=set)
+    joints: int = 0
+    filled: int = 0
+    last_t: float = 0.0
+    captured_s: float | None = None  # when the first frame of a live source was taken
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    def add(self, result: FrameResult, *, recalled: bool) -> None:
+        """Count one result."""
+        self.processed += 1
+        self.recalled += recalled
+        self.last_t = result.frame.time_s
+        self.people_max = max(self.people_max, len(result.people))
+        for person in result.people:
+            self.ids.add(person.track_id)
+            self.joints += person.state.size
+            self.filled += int(np.count_nonzero(person.state != MISSING))
+        if not recalled:
+            for stage, ms in result.stage_ms.items():
+                self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) + ms
+
+    def mean_ms(self) -> dict[str, float]:
+        """Return the mean milliseconds of each stage over the frames not recalled."""
+        fresh = max(self.processed - self.recalled, 1)
+        return {stage: round(ms / fresh, 3) for stage, ms in self.stage_ms.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How one input went.
+
+    status: ok; partial (damaged source); interrupted; failed; done (complete before). exit_code is
+    that of the error or signal, 0 otherwise. For every status but done, frames_read =
+    frames_reported + undecodable + the sum of dropped.
+    """
+
+    input: str
+    folder: str
+    status: str
+    frames_read: int = 0
+    frames_decoded: int = 0
+    frames_reported: int = 0
+    frames_recalled: int = 0
+    seconds: float = 0.0
+    x_real_time: float | None = None
+    fps: float | None = None
+    people: int = 0
+    ids: int = 0
+    filled_pct: float | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    undecodable: int = 0
+    warnings: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    error: str = ""
+    exit_code: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One input and where its results go; on_result is told of every frame (progress, health)."""
+
+    address: str
+    folder: Path
+    config: Config
+    resume: bool = False
+    seconds_max: float = 0.0
+    command: Sequence[str] = ()
+    on_result: Callable[[FrameResult, Tally, Source], None] | None = None
+
+
+def process(job: Job, source: Source, engine: Engine) -> Summary:
+    """Run one opened source through to its files, and say how it went.
+
+    What was done before an interruption or an error is valid and stays. KeyboardInterrupt gives
+    a summary with status "interrupted"; the caller decides what that means.
+
+    Raises:
+        SourceError: the source gave no frame at all.
+        OutputError: the results cannot be written.
+    """
+    return _Process(job, source, engine).run()
+
+
+def results_in(folder: Path) -> bool:
+    """Return whether a folder holds results of a run, finished or not."""
+    names = ("meta.json", "pose.npz", "pose.jsonl", "pose.jsonl.part", JOURNAL_NAME)
+    return any((folder / name).exists() for name in names)
+
+
+class _DoneBefore(Exception):  # noqa: N818 - an answer, not an error
+    """The folder has the complete result of this very run."""
+
+
+class _Process:
+    def __init__(self, job: Job, source: Source, engine: Engine) -> None:
+        self._job = job
+        self._source = source
+        self._engine = engine
+        self._follower = engine.follower()
+        self._tally = Tally()
+        self._journal: Journal | None = None
+        self._results: Line[FrameResult] = Line(_WRITE_BEHIND)
+        self._writing: threading.Thread | None = None
+        self._write_error: BaseException | None = None
+        self._header: dict[str, Any] = {}
+        self._outputs: list[str] = []
+
+    def run(self) -> Summary:
+        start = time.perf_counter()
+        status = "ok"
+        error: BaseException | None = None
+        with self._source, contextlib.ExitStack() as ending:
+            ending.callback(self._stop)
+            try:
+                self._work()
+            except _DoneBefore:
+                return self._done_before()
+            except KeyboardInterrupt as stop:
+                status, error = "interrupted", stop
+            except ManyposeError as trouble:
+                if not self._tally.processed or self._write_error is not None:
+                    raise
+                status, error = "failed", trouble
+            self._results.end()
+            self._join()
+            if status == "ok" and self._source.partial:
+                status = "partial"
+            return self._conclude(status, error, time.perf_counter() - start)
+
+    def _work(self) -> None:
+        """Take every frame through network and Follower to the writer."""
+        first_s: float | None = None
+        for taken in self._frames():
+            if first_s is None:
+                first_s = taken.time_s if self._source.live else 0.0
+                self._tally.captured_s = first_s if self._source.live else None
+                self._begin(taken)
+            # Results count from the first frame; live sources stamp by the machine's clock.
+            frame = dataclasses.replace(taken, time_s=taken.time_s - first_s)
+            if self._job.seconds_max and frame.time_s >= self._job.seconds_max:
+                break
+            recalled = self._journal.recall(frame) if self._journal is not None else None
+            result = self._follower(recalled or self._detect(frame))
+            self._tally.add(result, recalled=recalled is not None)
+            try:
+                self._results.put(result)
+            except Closed:
+                self._join()  # raises what stopped the writer
+                return
+            if self._job.on_result is not None:
+                self._job.on_result(result, self._tally, self._source)
+
+    def _detect(self, frame: Frame) -> Detections:
+        found = self._engine.detector([frame])[0]
+        return self._journal.keep(found) if self._journal is not None else normalised(found)
+
+    def _frames(self) -> Iterator[Frame]:
+        """Yield the source's frames, read ahead by a thread unless the source has its own."""
+        if self._source.live:
+            yield from self._source
+            return
+        line: Line[Frame] = Line(_READ_AHEAD)
+
+        def read() -> None:
+            try:
+                for frame in self._source:
+                    line.put(frame)
+                line.end()
+            except Closed:
+                pass
+            except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+                line.end(error)
+
+        reader = threading.Thread(target=read, name="decode", daemon=True)
+        reader.start()
+        try:
+            yield from line
+        finally:
+            line.close()
+            reader.join(10)
+
+    def _begin(self, first: Frame) -> None:
+        """Open journal and writers, now that the camera is known."""
+        job = self._job
+        self._header = run_header(self._source.info, first.camera, job.config, self._engine)
+        old = _old_meta(job.folder)
+        if job.resume and old.get("status") in ("ok", "partial"):
+            if old.get("key") == self._header["key"] and not job.seconds_max:
+                raise _DoneBefore
+            log.warning("%s: source or settings changed, starts anew", job.folder)
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            _clear(job.folder, old, keep_journal=job.resume)
+        except OSError as error:
+            raise cannot_write(job.folder, error) from error
+        if not self._source.live:
+            self._journal = Journal(job.folder, self._header["key"], resume=job.resume)
+        write_json(job.folder / "meta.json", {**self._header, "status": "running"})
+        writers: list[Writer] = [EventsWriter(job.folder, self._header)]
+        writers += [WRITERS[name](job.folder, self._header) for name in job.config.output.formats]
+        if job.config.output.video:
+            from manypose.app.formats.video import OverlayWriter
+
+            writers.append(OverlayWriter(job.folder, self._header))
+        self._outputs = [w.path.name for w in writers]
+        self._writing = threading.Thread(
+            target=self._write, args=(writers,), name="write", daemon=True
+        )
+        self._writing.start()
+
+    def _write(self, writers: Sequence[Writer]) -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                entered = [stack.enter_context(writer) for writer in writers]
+                for result in self._results:
+                    for writer in entered:
+                        writer.write(result)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            self._write_error = error
+            self._results.close()
+
+    def _join(self) -> None:
+        """Wait for the writer to finish its files; raises what went wrong there."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if isinstance(self._write_error, OSError):
+            raise cannot_write(self._job.folder, self._write_error)
+        if self._write_error is not None:
+            raise self._write_error
+
+    def _stop(self) -> None:
+        """Leave nothing running and nothing open, however the work ended."""
+        self._results.end()
+        if self._writing is not None:
+            self._writing.join(60)
+        if self._journal is not None:
+            self._journal.close(remove=False)
+
+    def _done_before(self) -> Summary:
+        """Return the summary of the run that is there already."""
+        meta = _old_meta(self._job.folder)
+        known = {f.name for f in dataclasses.fields(Summary)}
+        facts = {k: v for k, v in meta.get("summary", {}).items() if k in known}
+        facts |= {"input": self._job.address, "folder": str(self._job.folder)}
+        facts["status"] = "partial" if meta["status"] == "partial" else "done"
+        return Summary(**facts)
+
+    def _conclude(self, status: str, error: BaseException | None, seconds: float) -> Summary:
+        tally, counts, info = self._tally, self._source.counts, self._source.info
+        if not tally.processed and status != "interrupted":
+            raise SourceError(f"{self._job.address}: gave no pictures.")
+        if self._journal is not None:
+            self._journal.close(remove=status in ("ok", "partial"))
+        dropped = Counter(counts.dropped)
+        if not self._source.live:  # read ahead of a stop, and not used
+            unused = counts.read - counts.undecodable - tally.processed
+            dropped += Counter({"stopped": max(unused, 0)})
+        clip_s = tally.last_t + 1 / (info.fps or 30.0) if tally.processed else 0.0
+        summary = Summary(
+            input=self._job.address,
+            folder=str(self._job.folder),
+            status=status,
+            frames_read=counts.read,
+            frames_decoded=counts.read - counts.undecodable,
+            frames_reported=tally.processed,
+            frames_recalled=tally.recalled,
+            seconds=round(seconds, 3),
+            x_real_time=None if self._source.live else round(clip_s / seconds, 3),
+            fps=round(tally.processed / seconds, 2),
+            people=tally.people_max,
+            ids=len(tally.ids),
+            filled_pct=round(100 * tally.filled / tally.joints, 1) if tally.joints else None,
+            dropped=dict(dropped),
+            undecodable=counts.undecodable,
+            warnings=tuple(self._source.warnings),
+            outputs=tuple(sorted([*self._outputs, "meta.json"])) if self._outputs else (),
+            error=str(error) if status == "failed" else "",
+            exit_code=0 if error is None else getattr(error, "exit_code", 130),
+        )
+        if self._outputs:
+            meta = describe(
+                self._header, summary.as_dict(), self._engine, tally.mean_ms(), self._job.command
+            )
+            write_json(self._job.folder / "meta.json", meta)
+        return summary
+
+
+def _old_meta(folder: Path) -> dict[str, Any]:
+    """Return meta.json of an earlier run, empty if there is none that can be read."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def _clear(folder: Path, old: Mapping[str, Any], *, keep_journal: bool) -> None:
+    """Remove what an earlier run left, so that no stale file stands beside the new ones."""
+    listed = (old.get("summary") or {}).get("outputs") or ()
+    names = {*_RESULTS, *(n for n in listed if isinstance(n, str) and n == Path(n).name)}
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        (folder / f"{name}.part").unlink(missing_ok=True)
+    if not keep_journal:
+        (folder / JOURNAL_NAME).unlink(missing_ok=True)

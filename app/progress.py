@@ -1,0 +1,211 @@
+"""How far a run is, on stderr: a bar on a terminal, plain lines or JSON events elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+from manypose.app.process import Tally
+from manypose.app.sources import Source
+from manypose.pose.records import FrameResult
+
+_EVERY_S = 10.0
+
+
+class Progress(Protocol):
+    """Told of every input and every frame."""
+
+    def __enter__(self) -> Progress: ...
+    def start(self, name: str, number: int, count: int) -> None:
+        """A new input begins: the number-th of count."""
+
+    def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
+        """A frame is done."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def make_progress(style: str, *, quiet: bool) -> Progress:
+    """Return the progress display: style auto, bar, plain, json or none."""
+    if style == "auto":
+        style = "none" if quiet else "bar" if sys.stderr.isatty() else "plain"
+    return Bar() if style == "bar" else Lines(style)
+
+
+class Rate:
+    """Frames per second over the last few seconds, and the time left."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque(maxlen=64)
+
+    def mark(self, done: int) -> None:
+        """Note how many frames are done now (kept at most every 0.1 s)."""
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] > 0.1:
+            self._marks.append((now, done))
+
+    def per_second(self) -> float:
+        """Return the rate over the marks kept, 0 before there are two."""
+        if len(self._marks) < 2:
+            return 0.0
+        (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
+        return (n1 - n0) / (t1 - t0)
+
+    def left_s(self, done: int, total: int | None) -> float | None:
+        """Return the seconds left, None if the total is unknown."""
+        rate = self.per_second()
+        return None if not total or rate <= 0 else max(total - done, 0) / rate
+
+
+class Bar:
+    """A bar with rate and time left on a terminal."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")) or None)
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.completed:.0f}/{task.fields[whole]} frames"),
+            progress.TextColumn("{task.fields[rate]:.1f} fps"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: Any = None
+        self._rate = Rate()
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def start(self, name: str, number: int, count: int) -> None:
+        """Begin the bar of an input."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._rate = Rate()
+        text = name if count == 1 else f"{number}/{count} {name}"
+        self._task = self._bar.add_task(text, total=None, whole="?", rate=0.0)
+
+    def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
+        """Move the bar on."""
+        self._rate.mark(tally.processed)
+        frames = source.info.frames
+        self._bar.update(
+            self._task,
+            completed=tally.processed,
+            total=frames,
+            whole=frames or "?",
+            rate=self._rate.per_second(),
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+class Lines:
+    """A line each 10 s: plain, as JSON events, or none; of a live source its health."""
+
+    def __init__(self, style: str) -> None:
+        self._style = style
+        self._name = ""
+        self._rate = Rate()
+        self._next = 0.0
+        self._lags_ms: deque[float] = deque(maxlen=300)
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def start(self, name: str, number: int, count: int) -> None:
+        """Begin an input."""
+        self._name, self._rate = name, Rate()
+        self._next = time.monotonic() + _EVERY_S
+        self._lags_ms.clear()
+        if self._style == "json":
+            self._say({"event": "start", "input": name, "number": number, "count": count})
+
+    def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
+        """Say something when it is time to."""
+        self._rate.mark(tally.processed)
+        if source.live and tally.captured_s is not None:
+            lag_s = time.perf_counter() - (tally.captured_s + result.frame.time_s)
+            self._lags_ms.append(lag_s * 1e3)
+        now = time.monotonic()
+        if now < self._next or self._style == "none":
+            return
+        self._next = now + _EVERY_S
+        if source.live:
+            self._say({"event": "health", **self._health(result, tally, source)})
+        elif self._style == "json":
+            left_s = self._rate.left_s(tally.processed, source.info.frames)
+            self._say(
+                {
+                    "event": "progress",
+                    "input": self._name,
+                    "frame": tally.processed,
+                    "frames": source.info.frames,
+                    "fps": round(self._rate.per_second(), 2),
+                    "left_s": None if left_s is None else round(left_s, 1),
+                }
+            )
+        else:
+            sys.stderr.write(f"{self._name}: {self._text(tally.processed, source.info.frames)}\n")
+
+    def _text(self, done: int, total: int | None) -> str:
+        left_s = self._rate.left_s(done, total)
+        left = "" if left_s is None else f", {left_s / 60:.0f} min {left_s % 60:.0f} s left"
+        count = f"{done} of {total}" if total else f"{done}"
+        return f"{count} frames, {self._rate.per_second():.1f} fps{left}"
+
+    def _health(self, result: FrameResult, tally: Tally, source: Source) -> dict[str, Any]:
+        lags = np.array(self._lags_ms or [np.nan])
+        return {
+            "input": self._name,
+            "t": round(result.frame.time_s, 3),
+            "done_fps": round(self._rate.per_second(), 2),
+            "lag_ms_p50": _number(np.percentile(lags, 50)),
+            "lag_ms_p99": _number(np.percentile(lags, 99)),
+            "people": len(result.people),
+            "read": source.counts.read,
+            "processed": tally.processed,
+            "dropped": dict(source.counts.dropped),
+            "undecodable": source.counts.undecodable,
+            "rss_mb": memory_mb(),
+        }
+
+    def _say(self, event: Mapping[str, Any]) -> None:
+        sys.stderr.write(json.dumps(event, ensure_ascii=False) + "\n")
+        sys.stderr.flush()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def memory_mb() -> float | None:
+    """Return the memory this process holds, in MB; None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        from pathlib import Path
+
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+    return None
+
+
+def _number(value: Any) -> float | None:
+    return round(float(value), 1) if np.isfinite(value) else None

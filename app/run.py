@@ -1,0 +1,244 @@
+"""The verb ``run``: recorded videos, pictures and streams to 3D joint files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from manypose.app.config import Config, nearest
+from manypose.app.formats import WRITERS
+from manypose.app.formats.jsonl import frame_object
+from manypose.app.inputs import Input, plan
+from manypose.app.options import add_settings, settings
+from manypose.app.pipeline import Engine, load_engine
+from manypose.app.process import Job, Summary, process, results_in
+from manypose.app.progress import Progress, make_progress
+from manypose.app.sources import Source, open_source
+from manypose.errors import ManyposeError, UsageError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FOLDER = "out"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="video, picture, folder, tree, glob, .txt list, rtsp:// or http:// address, camera",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        default=DEFAULT_FOLDER,
+        help="results go to DIR/<name of the input>/ (default: out); - = JSON lines on stdout",
+    )
+    add_settings(
+        parser, "output.formats", "output.video", "output.export", "camera.file", "camera.fov_deg",
+        "fit.height_m", "people.max", "filter.preset", "source.rotate", "source.realtime",
+        "model.name", "model.backend", "model.device", "model.precision", "model.threads",
+    )  # fmt: skip
+    parser.add_argument("--still", action="store_true", help="every picture on its own: no tracks")
+    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many seconds")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="replace earlier results")
+    again.add_argument("--resume", action="store_true", help="skip what is done, finish the rest")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout")
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "bar", "plain", "json", "none"),
+        default="auto",
+        help="how progress is shown on stderr",
+    )
+    parser.add_argument("--no-gui", action="store_true", help="accepted; run never opens a window")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run every input through; returns the exit code of the worst."""
+    config = settings(args)
+    _check_formats(config)
+    if args.output == "-":
+        return _to_stdout(args, config)
+    inputs = plan(args.inputs, Path(args.output))
+    if not (args.overwrite or args.resume):
+        _refuse_existing(inputs)
+    summaries = []
+    engine: Engine | None = None
+    with make_progress(args.progress, quiet=args.quiet) as progress:
+        for number, one in enumerate(inputs, 1):
+            progress.start(Path(one.address).name, number, len(inputs))
+            try:
+                source = open_source(one.address, config)
+                if engine is None:
+                    engine = _loaded(source, config, still=args.still)
+                summary = process(_job(one, config, args, progress), source, engine)
+                summary = _exported(summary, config)
+            except ManyposeError as error:
+                if engine is None and error.exit_code == 5:
+                    raise  # no network, no run: not the fault of this input
+                summary = _failed(one, str(error), error.exit_code)
+            except Exception as error:  # one bad file never stops the rest
+                log.debug("%s", one.address, exc_info=error)
+                text = f"{one.address}: defect: {type(error).__name__}: {error} (-v shows more)"
+                summary = _failed(one, text, 1)
+            summaries.append(summary)
+            _tell(summary)
+            if summary.status == "interrupted":
+                break
+    code = exit_code(summaries)
+    _report(summaries, code, args)
+    return code
+
+
+def _loaded(source: Source, config: Config, *, still: bool) -> Engine:
+    try:
+        return load_engine(config, still=still)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _job(one: Input, config: Config, args: argparse.Namespace, progress: Progress) -> Job:
+    return Job(
+        one.address,
+        one.folder,
+        config,
+        resume=args.resume,
+        seconds_max=args.seconds,
+        command=["manypose", *sys.argv[1:]],
+        on_result=progress.step,
+    )
+
+
+def _check_formats(config: Config) -> None:
+    for name in config.output.formats:
+        if name not in WRITERS:
+            raise UsageError(
+                f"--format: unknown format {name!r}{nearest(name, WRITERS)}; there are"
+                f" {', '.join(WRITERS)} (and --export for those of other programs)"
+            )
+    if config.output.export:
+        from manypose.app.export import check_formats
+
+        check_formats(config.output.export)
+
+
+def _refuse_existing(inputs: Sequence[Input]) -> None:
+    there = [one for one in inputs if results_in(one.folder)]
+    if there:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise UsageError(
+            f"{there[0].folder}{more} has results already: --overwrite replaces them, --resume"
+            " finishes what is unfinished, -o DIR writes elsewhere"
+        )
+
+
+def _exported(summary: Summary, config: Config) -> Summary:
+    if not config.output.export or summary.status not in ("ok", "partial", "done"):
+        return summary
+    from manypose.app.export import export_run
+
+    made = export_run(Path(summary.folder), config.output.export)
+    names = [os.path.relpath(path, summary.folder) for path in made]
+    return dataclasses.replace(summary, outputs=(*summary.outputs, *names))
+
+
+def _failed(one: Input, text: str, code: int) -> Summary:
+    return Summary(one.address, str(one.folder), "failed", error=text, exit_code=code)
+
+
+def _tell(summary: Summary) -> None:
+    for warning in summary.warnings:
+        log.warning("%s: %s", Path(summary.input).name, warning)
+    if summary.status == "failed":
+        log.error("%s", summary.error)
+    elif summary.status == "partial":
+        log.warning("%s: what was read is in %s", Path(summary.input).name, summary.folder)
+    elif summary.status == "interrupted":
+        log.warning("stopped; results so far are in %s, --resume goes on", summary.folder)
+
+
+def exit_code(summaries: Sequence[Summary]) -> int:
+    """Return the exit code of a run over several inputs: that of the worst."""
+    failed = [s for s in summaries if s.status == "failed"]
+    if any(s.status == "interrupted" for s in summaries):
+        return max(130, summaries[-1].exit_code)
+    if any(s.exit_code == 1 for s in failed):
+        return 1
+    if failed and len(failed) == len(summaries):
+        codes = {s.exit_code for s in failed}
+        return min(codes) if len(codes) == 1 else 4
+    return 3 if failed or any(s.status == "partial" for s in summaries) else 0
+
+
+def _report(summaries: Sequence[Summary], code: int, args: argparse.Namespace) -> None:
+    if args.json:
+        names = {0: "ok", 3: "partial", 130: "interrupted", 143: "interrupted"}
+        report: dict[str, Any] = {
+            "status": names.get(code, "failed"),
+            "exit_code": code,
+            "inputs": [s.as_dict() for s in summaries],
+        }
+        sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+        return
+    if not args.quiet:
+        _table(summaries)
+    for summary in summaries:
+        if summary.status != "failed":
+            sys.stdout.write(f"{summary.folder}\n")
+
+
+def _table(summaries: Sequence[Summary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    wide = None if sys.stderr.isatty() else 120
+    console = Console(stderr=True, width=wide, no_color=bool(os.environ.get("NO_COLOR")) or None)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("input", overflow="fold")
+    for head in ("status", "frames", "people", "ids", "filled", "fps", "x real time", "warnings"):
+        table.add_column(head, justify="left" if head == "status" else "right")
+    for s in summaries:
+        table.add_row(
+            Path(s.input).name,
+            s.status,
+            str(s.frames_reported),
+            str(s.people),
+            str(s.ids),
+            "-" if s.filled_pct is None else f"{s.filled_pct:.0f} %",
+            "-" if s.fps is None else f"{s.fps:.1f}",
+            "-" if s.x_real_time is None else f"{s.x_real_time:.2f}",
+            str(len(s.warnings)),
+        )
+    console.print(table)
+
+
+def _to_stdout(args: argparse.Namespace, config: Config) -> int:
+    """Write one JSON object for each frame of a single source to stdout, as it comes."""
+    if len(args.inputs) != 1:
+        raise UsageError("-o - takes exactly one input")
+    with open_source(args.inputs[0], config) as source:
+        engine = _loaded(source, config, still=args.still)
+        estimator = engine.estimator()
+        first_s: float | None = None
+        for frame in source:
+            if first_s is None:
+                first_s = frame.time_s if source.live else 0.0
+            frame = dataclasses.replace(frame, time_s=frame.time_s - first_s)
+            if args.seconds and frame.time_s >= args.seconds:
+                break
+            sys.stdout.write(json.dumps(frame_object(estimator(frame)), allow_nan=False) + "\n")
+            sys.stdout.flush()
+        for warning in source.warnings:
+            log.warning("%s", warning)
+        return 3 if source.partial else 0
