@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from manypose.app.config import Config
 from manypose.pose.estimator import Detector, Estimator, Follower, FollowerConfig
-
-log = logging.getLogger(__name__)
+from manypose.pose.grouping import GroupingConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engine:
     """What is loaded once and serves many videos: a Detector, and how to follow people.
 
-    info names the network (model, sha256, runtime, device, precision, threads).
+    info names the network (model, sha256, runtime, device, precision, threads); batch is how many
+    frames a call of the detector takes best where nobody waits for the first of them.
     """
 
     detector: Detector
     follower_config: FollowerConfig
     info: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 1
 
     def follower(self) -> Follower:
         """Return a Follower without memory, for one more video."""
@@ -48,8 +49,8 @@ def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:
     )
 
 
-def load_engine(config: Config, *, still: bool = False) -> Engine:
-    """Load the networks of the settings.
+def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
+    """Load the networks of the settings, for `batch` frames a call.
 
     Raises:
         WeightsError: a weight file is missing or damaged.
@@ -65,20 +66,17 @@ def load_engine(config: Config, *, still: bool = False) -> Engine:
     cv2.setNumThreads(1)
     model = config.model
     front_end = load_front_end(
-        model.name, model.backend, model.device, model.threads, precision=model.precision
+        model.name,
+        model.backend,
+        model.device,
+        model.threads,
+        model.precision,
+        batch,
+        GroupingConfig(people_max=config.people.max),
     )
-    info = dict(front_end.info)
+    info = dataclasses.asdict(front_end.info)
     detector = Detector(front_end, functools.partial(lift, lifter=load_lifter()))
-    log.info(
-        "network %s (%s), %s on %s, %s, %s threads",
-        info.get("model"),
-        str(info.get("sha256", ""))[:12],
-        info.get("runtime"),
-        info.get("device"),
-        info.get("precision"),
-        info.get("threads"),
-    )
-    return Engine(detector, follower_config(config, still=still), info)
+    return Engine(detector, follower_config(config, still=still), info, front_end.batch)
 
 
 def build_estimator(config: Config) -> Estimator:

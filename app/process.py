@@ -159,7 +159,6 @@ class _Process:
         self._writing: threading.Thread | None = None
         self._write_error: BaseException | None = None
         self._header: dict[str, Any] = {}
-        self._outputs: list[str] = []
 
     def run(self) -> Summary:
         start = time.perf_counter()
@@ -186,29 +185,52 @@ class _Process:
     def _work(self) -> None:
         """Take every frame through network and Follower to the writer."""
         first_s: float | None = None
-        for taken in self._frames():
+        for taken in self._batches():
             if first_s is None:
-                first_s = taken.time_s if self._source.live else 0.0
+                first_s = taken[0].time_s if self._source.live else 0.0
                 self._tally.captured_s = first_s if self._source.live else None
-                self._begin(taken)
+                self._begin(taken[0])
             # Results count from the first frame; live sources stamp by the machine's clock.
-            frame = dataclasses.replace(taken, time_s=taken.time_s - first_s)
-            if self._job.seconds_max and frame.time_s >= self._job.seconds_max:
-                break
-            recalled = self._journal.recall(frame) if self._journal is not None else None
-            result = self._follower(recalled or self._detect(frame))
-            self._tally.add(result, recalled=recalled is not None)
-            try:
-                self._results.put(result)
-            except Closed:
-                self._join()  # raises what stopped the writer
+            frames = [dataclasses.replace(f, time_s=f.time_s - first_s) for f in taken]
+            limit_s = self._job.seconds_max or float("inf")
+            within = [f for f in frames if f.time_s < limit_s]
+            for found, recalled in self._detected(within):
+                result = self._follower(found)
+                self._tally.add(result, recalled=recalled)
+                try:
+                    self._results.put(result)
+                except Closed:
+                    self._join()  # raises what stopped the writer
+                    return
+                if self._job.on_result is not None:
+                    self._job.on_result(result, self._tally, self._source)
+            if len(within) < len(frames):
                 return
-            if self._job.on_result is not None:
-                self._job.on_result(result, self._tally, self._source)
 
-    def _detect(self, frame: Frame) -> Detections:
-        found = self._engine.detector([frame])[0]
-        return self._journal.keep(found) if self._journal is not None else normalised(found)
+    def _detected(self, frames: Sequence[Frame]) -> Iterator[tuple[Detections, bool]]:
+        """Yield the detections of the frames in order, and whether the journal had them."""
+        recalled = [self._journal.recall(f) if self._journal is not None else None for f in frames]
+        new = [f for f, old in zip(frames, recalled) if old is None]
+        found = iter(self._engine.detector(new) if new else [])
+        for old in recalled:
+            if old is not None:
+                yield old, True
+            elif self._journal is not None:
+                yield self._journal.keep(next(found)), False
+            else:
+                yield normalised(next(found)), False
+
+    def _batches(self) -> Iterator[list[Frame]]:
+        """Yield the frames in lists as long as the detector likes; live ones one by one."""
+        size = 1 if self._source.live else self._engine.batch
+        batch: list[Frame] = []
+        for frame in self._frames():
+            batch.append(frame)
+            if len(batch) >= size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def _frames(self) -> Iterator[Frame]:
         """Yield the source's frames, read ahead by a thread unless the source has its own."""
@@ -258,7 +280,6 @@ class _Process:
             from manypose.app.formats.video import OverlayWriter
 
             writers.append(OverlayWriter(job.folder, self._header))
-        self._outputs = [w.path.name for w in writers]
         self._writing = threading.Thread(
             target=self._write, args=(writers,), name="write", daemon=True
         )
@@ -330,11 +351,11 @@ class _Process:
             dropped=dict(dropped),
             undecodable=counts.undecodable,
             warnings=tuple(self._source.warnings),
-            outputs=tuple(sorted([*self._outputs, "meta.json"])) if self._outputs else (),
+            outputs=tuple(n for n in _RESULTS if (self._job.folder / n).exists()),
             error=str(error) if status == "failed" else "",
             exit_code=0 if error is None else getattr(error, "exit_code", 130),
         )
-        if self._outputs:
+        if self._header:
             meta = describe(
                 self._header, summary.as_dict(), self._engine, tally.mean_ms(), self._job.command
             )
