@@ -25,7 +25,7 @@ _FAINT = 0.45  # brightness of joints that were not seen
 
 _RADIUS_M = np.full(len(JOINTS), 0.034, np.float32)
 for _name, _radius in {
-    "head": 0.085, "head_top": 0.045, "neck": 0.04, "spine": 0.055, "pelvis": 0.055,
+    "head": 0.095, "head_top": 0.05, "neck": 0.04, "spine": 0.055, "pelvis": 0.055,
     "l_hip": 0.05, "r_hip": 0.05, "l_hand": 0.026, "r_hand": 0.026, "l_wrist": 0.026,
     "r_wrist": 0.026, "l_foot": 0.028, "r_foot": 0.028,
 }.items():  # fmt: skip

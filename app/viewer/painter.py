@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PyQt5.QtCore import QLineF, QPointF, QRectF, Qt
-from PyQt5.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QWheelEvent
+from PyQt5.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PyQt5.QtWidgets import QWidget
 
 from manypose.app.viewer import look
@@ -25,7 +25,7 @@ class PaintedView(QWidget):
         self.bodies = NOBODY
         self.interval_s = 1 / 15
         self._frusta: Float = np.zeros((0, 3))
-        self._steering = Steering(self)
+        Steering(self)
         self.setFocusPolicy(Qt.NoFocus)
         self.setMinimumSize(160, 120)
 
@@ -95,20 +95,3 @@ class PaintedView(QWidget):
             for shade, share in ((colour.darker(150), 1.0), (colour, 0.62)):
                 painter.setPen(QPen(shade, width * share, Qt.SolidLine, Qt.RoundCap))
                 painter.drawLine(a, b)
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """Start a drag."""
-        self._steering.press(event)
-
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """Turn or shift."""
-        self._steering.move(event)
-
-    def mouseDoubleClickEvent(self, _: QMouseEvent) -> None:  # noqa: N802
-        """Go back to the first view."""
-        self.orbit.reset()
-        self.update()
-
-    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
-        """Near or leave."""
-        self._steering.wheel(event)

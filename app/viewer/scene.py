@@ -6,12 +6,11 @@ import numpy as np
 import pyqtgraph.opengl as gl
 from PyQt5.QtCore import Qt
 from PyQt5.QtGui import (
-    QMouseEvent,
+    QImage,
     QPainter,
     QPaintEvent,
     QSurfaceFormat,
     QVector3D,
-    QWheelEvent,
 )
 from PyQt5.QtWidgets import QWidget
 
@@ -40,20 +39,20 @@ class _Labels(QWidget):
 class Scene(gl.GLViewWidget):  # type: ignore[misc]  # pyqtgraph has no types
     """Skeletons in a room with a metre grid, drawn by OpenGL."""
 
-    def __init__(self, software: bool) -> None:
+    interval_s = 1 / 60
+
+    def __init__(self, samples: int = 4) -> None:
         super().__init__()
         self.orbit = Orbit()
         self.bodies = NOBODY
-        # Mesa's software renderer needs several milliseconds a picture: spare it.
-        self.interval_s = 1 / 15 if software else 1 / 60
-        if not software:
+        if samples:
             wanted = QSurfaceFormat(self.format())
-            wanted.setSamples(4)
+            wanted.setSamples(samples)
             self.setFormat(wanted)
         self.setFocusPolicy(Qt.NoFocus)
         self.setBackgroundColor(look.BACKGROUND)
         self.setMinimumSize(160, 120)
-        self._steering = Steering(self)
+        Steering(self)
         self._frusta = np.zeros((0, 3))
         self._grid_at: tuple[float, float] | None = None
         self._grid = gl.GLLinePlotItem(mode="lines", width=1, glOptions="translucent")
@@ -125,22 +124,51 @@ class Scene(gl.GLViewWidget):  # type: ignore[misc]  # pyqtgraph has no types
         super().resizeEvent(event)
         self._labels.resize(self.size())
 
-    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """Start a drag."""
-        self._steering.press(event)
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """Turn or shift."""
-        self._steering.move(event)
+class CopiedScene(QWidget):
+    """The same scene where OpenGL is software: rendered aside, then copied into a plain widget.
 
-    def mouseReleaseEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """End a drag."""
+    An OpenGL widget inside a window makes Qt compose the whole window by OpenGL whenever any part
+    of it changes; with Mesa's software renderer that costs more than all drawing together.
+    """
 
-    def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """Go back to the first view."""
-        self.orbit.reset()
+    interval_s = 1 / 15
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scene = Scene(samples=0)
+        self._scene.setAttribute(Qt.WA_DontShowOnScreen)
+        self._scene.setAttribute(Qt.WA_QuitOnClose, False)
+        self._scene.show()
+        self._scene.setUpdatesEnabled(False)  # it is drawn when copied, never by itself
+        self.destroyed.connect(self._scene.deleteLater)
+        self.orbit = self._scene.orbit
+        self._copy: QImage | None = None
+        self.setFocusPolicy(Qt.NoFocus)
+        self.setAttribute(Qt.WA_OpaquePaintEvent)
+        self.setMinimumSize(160, 120)
+        Steering(self)
+
+    def widget(self) -> QWidget:
+        """Return the widget to place in a window."""
+        return self
+
+    def show_bodies(self, bodies: Bodies, frusta: Float) -> None:
+        """Show these people and camera pyramids (line ends) from now on."""
+        self._scene.show_bodies(bodies, frusta)
         self.refresh()
 
-    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
-        """Near or leave."""
-        self._steering.wheel(event)
+    def refresh(self) -> None:
+        """Repaint with the present orbit."""
+        self._copy = None
+        self.update()
+
+    def paintEvent(self, _: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """Copy the picture and write the labels."""
+        if self._copy is None or self._copy.size() != self.size():
+            self._scene.resize(self.size())
+            self._copy = self._scene.grabFramebuffer()
+        painter = QPainter(self)
+        painter.drawImage(self.rect(), self._copy)
+        painter.setRenderHint(QPainter.TextAntialiasing)
+        paint_labels(painter, self.orbit, self._scene.bodies, self.width(), self.height())

@@ -149,8 +149,8 @@ class Orbit:
     def reset(self) -> None:
         """Go back to the view over the camera's shoulder."""
         self.azimuth_deg, self.elevation_deg = -68.0, 14.0
-        self.centre = np.array([0.0, 3.0, 0.9])
-        self.distance_m = 5.0
+        self.centre = np.array([0.0, 2.0, 0.9])
+        self.distance_m = 6.5
         self._zoom = 1.0
         self._pan = np.zeros(3)
         self._framed = False
@@ -203,11 +203,13 @@ class Orbit:
         centre = (low + high) / 2
         centre[2] = 0.95
         distance = float(np.clip(self._distance_for(flat - centre), 2.8, 25))
-        slow = 0.6 if self.follow else 1.6
-        step = 1.0 if not self._framed else 1 - float(np.exp(-dt_s / slow))
+        first = not self._framed
         self._framed = True
-        self.centre = self.centre + step * (centre - self.centre)
-        self.distance_m += step * (distance - self.distance_m)
+        hurry = 0.4 if self.follow or distance > self.distance_m else 2.0
+        move = 1.0 if first else 1 - float(np.exp(-dt_s / (0.4 if self.follow else 1.0)))
+        near = 1.0 if first else 1 - float(np.exp(-dt_s / hurry))
+        self.centre = self.centre + move * (centre - self.centre)
+        self.distance_m += near * (distance - self.distance_m)
 
     def _distance_for(self, points: Float) -> float:
         """Return how far the eye must be from the centre to have all points (n, 3) in view.

@@ -6,7 +6,7 @@ import logging
 from typing import Protocol
 
 import numpy as np
-from PyQt5.QtCore import QPoint, QPointF, Qt
+from PyQt5.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from PyQt5.QtGui import (
     QColor,
     QFont,
@@ -50,13 +50,13 @@ def make_view() -> View3D:
         log.warning("No OpenGL here: the 3D view is painted without it (simpler, same contents).")
         return PaintedView()
     try:
-        from manypose.app.viewer.scene import Scene
+        from manypose.app.viewer.scene import CopiedScene, Scene
     except ImportError as error:
         log.warning("The 3D view is painted without OpenGL: %s", error)
         return PaintedView()
     software = any(word in renderer.lower() for word in ("llvmpipe", "softpipe", "swrast"))
     log.info("3D view by OpenGL: %s", renderer)
-    return Scene(software)
+    return CopiedScene() if software else Scene()
 
 
 def opengl_renderer() -> str | None:
@@ -81,32 +81,35 @@ def opengl_renderer() -> str | None:
         context.doneCurrent()
 
 
-class Steering:
-    """Mouse and wheel of a 3D view: drag turns, right drag shifts, wheel nears."""
+class Steering(QObject):
+    """Mouse and wheel of a 3D view: drag turns, right drag shifts, wheel nears, twice resets."""
 
     def __init__(self, view: View3D) -> None:
+        super().__init__(view.widget())
         self._view = view
         self._last = QPoint()
+        view.widget().installEventFilter(self)
 
-    def press(self, event: QMouseEvent) -> None:
-        """Start a drag."""
-        self._last = event.pos()
-
-    def move(self, event: QMouseEvent) -> None:
-        """Turn or shift the view by what the mouse moved."""
-        step = event.pos() - self._last
-        self._last = event.pos()
+    def eventFilter(self, _: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """Take the mouse events of the view; everything else goes its way."""
         orbit = self._view.orbit
-        if event.buttons() & (Qt.RightButton | Qt.MiddleButton):
-            orbit.pan(step.x(), step.y(), self._view.widget().width())
-        elif event.buttons() & Qt.LeftButton:
-            orbit.turn(step.x(), step.y())
+        if isinstance(event, QWheelEvent):
+            orbit.zoom(event.angleDelta().y() / 120)
+        elif not isinstance(event, QMouseEvent):
+            return False
+        elif event.type() == QEvent.MouseButtonPress:
+            self._last = event.pos()
+        elif event.type() == QEvent.MouseMove:
+            step = event.pos() - self._last
+            self._last = event.pos()
+            if event.buttons() & (Qt.RightButton | Qt.MiddleButton):
+                orbit.pan(step.x(), step.y(), self._view.widget().width())
+            elif event.buttons() & Qt.LeftButton:
+                orbit.turn(step.x(), step.y())
+        elif event.type() == QEvent.MouseButtonDblClick:
+            orbit.reset()
         self._view.refresh()
-
-    def wheel(self, event: QWheelEvent) -> None:
-        """Go nearer or farther."""
-        self._view.orbit.zoom(event.angleDelta().y() / 120)
-        self._view.refresh()
+        return True
 
 
 def paint_labels(painter: QPainter, orbit: Orbit, bodies: Bodies, width: int, height: int) -> None:

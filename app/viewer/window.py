@@ -23,6 +23,7 @@ from PyQt5.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QMainWindow,
+    QSizePolicy,
     QSplitter,
     QVBoxLayout,
     QWidget,
@@ -109,6 +110,8 @@ class Window(QMainWindow):
         self.status = QLabel(" ")
         self.status.setObjectName("status")
         self.status.setTextFormat(Qt.PlainText)
+        # a long line must not widen the window
+        self.status.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Fixed)
         column.addWidget(self.status)
         self.setCentralWidget(whole)
         self._sheet = QLabel(whole)

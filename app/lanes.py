@@ -1,0 +1,305 @@
+"""Live sources on their way to the screen: one lane for each, one network for all.
+
+Every source reads in its own thread into a slot where the newest picture wins. One worker takes
+the newest picture of every lane, asks the network once for all of them, lets each lane's Follower
+take its share, and leaves the result in the lane's own slot. Pictures pass through without people
+while the network is still loading.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from manypose.app.config import Config
+from manypose.app.handover import Closed, Latest
+from manypose.app.meter import Meter
+from manypose.app.pipeline import Engine
+from manypose.app.recording import Recorder
+from manypose.app.sources import Counts, LiveSource, Source, open_source
+from manypose.calib.camera import Camera
+from manypose.errors import ManyposeError
+from manypose.pose.estimator import Follower
+from manypose.pose.filters import Preset
+from manypose.pose.records import Frame, FrameResult
+
+log = logging.getLogger(__name__)
+
+_WAIT_S = 0.05
+Opener = Callable[[str, Config], Source]
+
+
+class Playback:
+    """How recorded sources are played as if live: whether they stand still, and begin again."""
+
+    def __init__(self, loop: bool = False) -> None:
+        self.loop = loop
+        self.paused = threading.Event()
+        self.again = threading.Event()
+        self.waits_at_end = False
+
+
+class Lane:
+    """One source, its Follower, its newest result and its numbers."""
+
+    def __init__(self, address: str, config: Config, playback: Playback, opener: Opener) -> None:
+        self.address = address
+        self.name = address
+        self.meter = Meter()
+        self.results: Latest[FrameResult] = Latest()
+        self.message = "opening the source"
+        self.error: ManyposeError | None = None
+        self.ended = False
+        self.recorder: Recorder | None = None
+        self.follower: Follower | None = None
+        self._config = config
+        self._playback = playback
+        self._opener = opener
+        self._source: LiveSource | None = None
+        self._lock = threading.Lock()
+        self._generation = 0
+        self._passed = 0
+        self._open()
+
+    def change(self, address: str) -> None:
+        """Change over to another source; the old one is given back."""
+        self.close()
+        self.address = self.name = address
+        self.follower, self.error, self.ended = None, None, False
+        self.message = "opening the source"
+        self.meter.restart()
+        self._open()
+
+    def _open(self) -> None:
+        """Open in a thread of its own: some cameras need seconds."""
+        self._generation += 1
+        mine = self._generation
+
+        def work() -> None:
+            try:
+                source = self._live(self._opener(self.address, self._config))
+            except ManyposeError as error:
+                if mine == self._generation:
+                    self.error, self.message, self.ended = error, str(error), True
+                return
+            with self._lock:
+                if mine == self._generation:
+                    self._source, self.name, self.message = source, source.info.name, ""
+                    return
+            source.close()
+
+        threading.Thread(target=work, name=f"open {self.address}", daemon=True).start()
+
+    def _live(self, source: Source) -> LiveSource:
+        if isinstance(source, LiveSource):
+            return source
+        return LiveSource(source.info, lambda live: self._played(source, live), Counts())
+
+    def _played(self, source: Source, live: LiveSource) -> Iterator[Frame]:
+        """Yield a recorded source at its own pace, with pauses and repetitions."""
+        index = 0
+        while True:
+            start: float | None = None
+            with source:
+                for frame in source:
+                    start = self._due(frame, start, live)
+                    if live.stopping.is_set():
+                        return
+                    yield Frame(frame.image, start + frame.time_s, index, frame.camera)
+                    index += 1
+            if not self._playback.loop:
+                if not self._playback.waits_at_end:
+                    return
+                self.ended = True
+                self.message = "the end: press Space to play it again"
+                while not self._playback.again.wait(0.1):
+                    if live.stopping.is_set():
+                        return
+                self.message, self.ended = "", False
+            source = self._opener(self.address, self._config)
+
+    def _due(self, frame: Frame, start: float | None, live: LiveSource) -> float:
+        """Wait until a frame is due; return the time at which the source (re)started."""
+        now = time.perf_counter()
+        if start is None:
+            start = now - frame.time_s
+        if self._playback.paused.is_set():
+            while self._playback.paused.is_set() and not live.stopping.wait(0.03):
+                pass
+            return time.perf_counter() - frame.time_s
+        if (wait := start + frame.time_s - now) > 0:
+            live.stopping.wait(wait)
+        return start
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """Return the source's newest picture, None if there is none in time."""
+        source = self._source
+        if source is None:
+            return None
+        try:
+            frame = source.latest(timeout_s)
+        except Closed:
+            self._finish(source, None)
+            return None
+        except ManyposeError as error:
+            self._finish(source, error)
+            return None
+        self.meter.source(source.counts.read, source.counts.dropped + self._paint_drops())
+        return frame
+
+    def _paint_drops(self) -> Counter[str]:
+        """Return results that were never painted; pictures from before the network do not count."""
+        if self.follower is None:
+            self._passed = self.results.dropped["stale"]
+        return Counter(paint=self.results.dropped["stale"] - self._passed)
+
+    def _finish(self, source: LiveSource, error: ManyposeError | None) -> None:
+        with self._lock:
+            if source is not self._source:
+                return
+            self._source = None
+        self.meter.source(source.counts.read, source.counts.dropped + self._paint_drops())
+        source.close()
+        self.error, self.ended = error, True
+        self.message = str(error) if error else "the source has ended"
+
+    def give(self, result: FrameResult) -> None:
+        """Leave a result for the screen and the recording."""
+        self.meter.done(len(result.people))
+        if self.recorder is not None:
+            self.recorder.write(result)
+        self.results.put(result)
+
+    def close(self) -> None:
+        """Give the source back."""
+        self._generation += 1
+        with self._lock:
+            source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+
+class Lanes:
+    """All live sources and the worker that serves them."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        config: Config,
+        load: Callable[[Config], Engine],
+        *,
+        playback: Playback | None = None,
+        opener: Opener = open_source,
+    ) -> None:
+        self.playback = playback or Playback()
+        # recorded sources are paced here, because here they can be paused
+        config = replace(config, source=replace(config.source, realtime=False))
+        self.lanes = [Lane(a, config, self.playback, opener) for a in addresses]
+        self.engine: Engine | None = None
+        self.loading = "loading model 1/3: libraries"
+        self.error: BaseException | None = None
+        self._config = config
+        self._load = load
+        self._preset: Preset | None = None
+        self._preset_changed = False
+        self._stop = threading.Event()
+        self._stages: deque[Mapping[str, float]] = deque(maxlen=60)
+        self._threads = [
+            threading.Thread(target=self._loader, name="load", daemon=True),
+            threading.Thread(target=self._worker, name="estimate", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether no source gives pictures any more."""
+        return all(lane.ended for lane in self.lanes)
+
+    def smooth(self, preset: Preset) -> None:
+        """Filter by this preset from the next frame on."""
+        self._preset, self._preset_changed = preset, True
+
+    def stage_ms(self) -> dict[str, float]:
+        """Return the mean milliseconds of each stage over the last frames."""
+        recent = list(self._stages)
+        names = {name: None for stages in recent for name in stages}
+        return {n: float(np.mean([s[n] for s in recent if n in s])) for n in names}
+
+    def _loader(self) -> None:
+        try:
+            import manypose.models.backends  # noqa: F401 - the slow imports, told apart
+
+            self.loading = "loading model 2/3: network"
+            engine = self._load(self._config)
+            self.loading = "loading model 3/3: first run"
+            blank = np.zeros((320, 512, 3), np.uint8)
+            engine.detector([Frame(blank, 0.0, 0, Camera.from_fov(512, 320))])
+            self.loading = ""
+            self.engine = engine
+        except BaseException as error:  # noqa: BLE001 - told to the thread that waits for results
+            self.loading = f"no people: {error}"
+            self.error = error
+
+    def _worker(self) -> None:
+        try:
+            turn = 0
+            while not self._stop.is_set():
+                turn += 1
+                self._round(turn)
+        except Closed:
+            pass
+        except BaseException as error:
+            log.debug("the worker failed", exc_info=error)
+            self.error = error
+        finally:
+            for lane in self.lanes:
+                lane.results.end()
+
+    def _round(self, turn: int) -> None:
+        """Take the newest picture of every lane and serve them together."""
+        taken = [(lane, f) for lane in self.lanes if (f := lane.take(0.0)) is not None]
+        if not taken:
+            # wait at one lane, each in its turn; the others are looked at when it wakes
+            lane = self.lanes[turn % len(self.lanes)]
+            if lane.ended or len(self.lanes) > 1:
+                self._stop.wait(0.005)
+            frame = lane.take(0.0 if lane.ended else _WAIT_S / len(self.lanes))
+            if frame is None:
+                if lane._source is None:
+                    self._stop.wait(0.02)
+                return
+            taken = [(lane, frame)]
+        engine = self.engine
+        if engine is None:
+            for lane, frame in taken:
+                lane.results.put(FrameResult(frame, ()))
+            return
+        for (lane, _), detections in zip(taken, engine.detector([f for _, f in taken])):
+            if lane.follower is None:
+                lane.follower = engine.follower()
+                if self._preset is not None:
+                    lane.follower.smooth(self._preset)
+            result = lane.follower(detections)
+            self._stages.append(result.stage_ms)
+            lane.give(result)
+        if self._preset_changed and self._preset is not None:
+            self._preset_changed = False
+            for lane in self.lanes:
+                if lane.follower is not None:
+                    lane.follower.smooth(self._preset)
+
+    def close(self) -> None:
+        """Stop the worker, then give the sources back."""
+        self._stop.set()
+        self.playback.paused.clear()
+        self._threads[1].join(10.0)
+        for lane in self.lanes:
+            lane.close()
+            lane.results.close()
