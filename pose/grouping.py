@@ -25,15 +25,12 @@ Int = NDArray[np.intp]
 
 _K, _L = len(JOINTS_2D), len(LIMBS)
 _LIMBS = np.array(LIMBS, np.intp)
-_IS_LIMB = np.zeros((_K, _K), np.float32)
-_IS_LIMB[_LIMBS[:, 0], _LIMBS[:, 1]] = 1
-
 # Longest length of each limb in body heights, in the order of LIMBS (proportions after Drillis
 # and Contini 1966; the face by hand).
-_LIMB_LENGTHS = (
+_LIMB_LENGTHS = np.array([
     .13, .035, .035, .07, .07, .12, .12, .18, .18, .15, .15, .30, .30, .25, .25, .25, .25, .18,
     .29, .06, .06, .16, .16,
-)  # fmt: skip
+])  # fmt: skip
 
 
 def _reach() -> Float:
@@ -61,8 +58,8 @@ class GroupingConfig:
     limb_score_min: float = 0.1  # mean agreement of the samples with the limb's direction
     limb_share_min: float = 0.7  # of samples that agree at all
     limb_length_max: float = 0.7  # of the longer side of the maps
-    rival_max: float = 0.6  # a limb is sure if no other at its ends scores more than this share
-    link_missing_cost: float = 0.3  # of a limb that two fragments of one person should have
+    body_height_max: float = 4.0  # of the longer side (a face may fill the picture)
+    rival_max: float = 0.8  # a limb is sure if no other at its ends scores more than this share
     mend_stretch_max: float = 1.2  # fragments become one person if it need not be taller than this
     joints_min: int = 2  # people of fewer joints are dropped
     score_min: float = 0.0  # people less sure than this are dropped
@@ -149,7 +146,8 @@ def _limbs(
     b = np.repeat(start[_LIMBS[:, 1]], pairs) + column
     step = xy.take(b, 0) - xy.take(a, 0)
     square = step[:, 0] ** 2 + step[:, 1] ** 2
-    keep = np.flatnonzero(square < (config.limb_length_max * max(h, w)) ** 2)
+    longest = np.minimum(config.limb_length_max, config.body_height_max * _LIMB_LENGTHS) * max(h, w)
+    keep = np.flatnonzero(square < np.maximum(longest, 2)[limb] ** 2)
     limb, a, b, step = limb[keep], a[keep], b[keep], step[keep]
     length = np.sqrt(square[keep])
     unit = step / np.maximum(length, 1e-6)[:, None]
@@ -189,8 +187,7 @@ def _join(
     """Return people as lists of peaks, no joint twice.
 
     Links without a rival come first and make fragments. These are then united two by two, always
-    the two with most evidence: the sum of the scores of all links between them, less
-    `link_missing_cost` for every limb that should be there and is not.
+    the two with most evidence: the sum of the scores of all links between them.
     Source of the second step: Keuper et al. 2015, greedy additive edge contraction.
     """
     if len(a) == 0:
@@ -209,10 +206,10 @@ def _join(
     owner[peaks] = np.repeat(np.arange(len(fragments)), size)
     seen = np.zeros((len(fragments), _K), np.float32)
     seen[owner[peaks], joint[peaks]] = 1
-    gain = np.zeros((len(fragments), len(fragments)), np.float32)
-    np.add.at(gain, (owner[a], owner[b]), pair_score + config.link_missing_cost)
-    gain -= config.link_missing_cost * (seen @ _IS_LIMB @ seen.T)
-    gain += gain.T
+    places = len(fragments)
+    gain = np.bincount(owner[a] * places + owner[b], pair_score, places**2)
+    gain = gain.reshape(places, places).astype(np.float32)
+    gain += gain.T.copy()
     gain[(seen @ seen.T) > 0] = -np.inf
     bound = gain.max(1)
     while True:
