@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from manypose.calib.camera import Camera
 from manypose.pose import filters
+from manypose.pose import skeleton as sk
+from manypose.pose.body import Bodies
+from manypose.pose.fitting import Evidence, Fitter, FitWeights
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import (
     EXTRAPOLATED,
@@ -40,7 +43,7 @@ from manypose.pose.records import (
     Person3D,
     TrackedPerson,
 )
-from manypose.pose.tracking import Track, Tracker, TrackingConfig, slot_count
+from manypose.pose.tracking import Matches, Track, Tracker, TrackingConfig, slot_count
 
 Float = NDArray[np.floating[Any]]
 # Stage II with its network bound: `functools.partial(lifting.lift, lifter=...)` is one.
@@ -74,6 +77,7 @@ class FollowerConfig:
     min_score: float = 0.2
     people_max: int = 20
     still: bool = False
+    weights: FitWeights = field(default_factory=FitWeights)
 
 
 def heatmap_front_end(network: Network, config: GroupingConfig | None = None) -> FrontEnd:
@@ -146,7 +150,11 @@ class Follower:
         rows = slot_count(limits)
         smooth = None if c.still or c.filter == "off" else filters.preset(c.filter)
         self._pixels = filters.OneEuro(rows, (_K, 2), smooth.pixel) if smooth else None
-        self._joints = filters.OneEuro(rows, (_J, 3), smooth.root) if smooth else None
+        self._across = filters.OneEuro(rows, (2,), smooth.root) if smooth else None
+        self._depth = filters.OneEuro(rows, (1,), smooth.depth) if smooth else None
+        self._turns = filters.OneEuro(rows, (_J, 4), smooth.angle) if smooth else None
+        self._fitter = Fitter(rows, Bodies(rows, c.height_m, c.lock_bones_after), c.weights)
+        self._known_bodies: dict[int, tuple[Float, float, bool]] = {}
         self._joint_time = np.full((rows, _J), -np.inf)  # when a joint was last seen
         self._last: dict[int, TrackedPerson] = {}
 
@@ -158,14 +166,13 @@ class Follower:
         if self.config.still:
             self._tracker.forget()
         matches = self._tracker.update(frame, people)
-        self._clear([*matches.born, *matches.ended])
-        if matches.reset:
-            self._clear(list(self._tracker.tracks))
+        self._exchange(matches)
         tracked = time.perf_counter()
         pairs = [(t, people[j]) for t, j in matches.pairs]
-        joints = [p.root_m + p.joints_rel_m for _, p in pairs]
+        rows = np.array([t.slot for t, _ in pairs], np.intp)
+        root, rotations = self._fit(frame, rows, [p for _, p in pairs])
         fitted = time.perf_counter()
-        shown = self._show(frame, pairs, joints)
+        shown = self._show(frame, pairs, rows, root, rotations) if pairs else []
         shown += self._hold(frame, matches.missed)
         shown.sort(key=lambda p: p.track_id)
         done = time.perf_counter()
@@ -178,46 +185,113 @@ class Follower:
 
     def smooth(self, preset: filters.Preset) -> None:
         """Smooth by this preset from the next frame on; without effect where the filter is off."""
-        if self._pixels is not None:
-            self._pixels.retune(preset.pixel)
-        if self._joints is not None:
-            self._joints.retune(preset.root)
+        for bank, settings in (
+            (self._pixels, preset.pixel),
+            (self._across, preset.root),
+            (self._depth, preset.depth),
+            (self._turns, preset.angle),
+        ):
+            if bank is not None:
+                bank.retune(settings)
+
+    @property
+    def scale_source(self) -> str:
+        """Where absolute sizes come from: "height" (given) or "average-body"."""
+        return self._fitter.bodies.scale_source
+
+    def bone_lengths_m(self) -> dict[int, Float]:
+        """Return the bone lengths (J,) along `joints.PARENT` of the people followed now, by id."""
+        lengths = self._fitter.bodies.lengths_m
+        return {t.track_id: lengths[t.slot].copy() for t in self._tracker.tracks if t.track_id >= 0}
+
+    def _exchange(self, matches: Matches) -> None:
+        """Make the rows of tracks that begin or end empty; keep bodies for people who return."""
+        bodies = self._fitter.bodies
+        for track in matches.ended:
+            self._known_bodies.pop(track.track_id, None)
+            if track.track_id >= 0:
+                self._known_bodies[track.track_id] = bodies.saved(track.slot)
+        while len(self._known_bodies) > 200:
+            self._known_bodies.pop(next(iter(self._known_bodies)))
+        self._clear([*matches.born, *matches.ended])
+        if matches.reset:
+            rows = np.array([t.slot for t in self._tracker.tracks], np.intp)
+            self._fitter.stop(rows)
+            self._clear_filters(rows)
+        for track in matches.returned:
+            if track.track_id in self._known_bodies:
+                bodies.restore(track.slot, self._known_bodies[track.track_id])
 
     def _clear(self, tracks: list[Track]) -> None:
         rows = np.array([t.slot for t in tracks], np.intp)
-        for bank in (self._pixels, self._joints):
-            if bank is not None:
-                bank.clear(rows)
-        self._joint_time[rows] = -np.inf
+        self._clear_filters(rows)
+        self._fitter.clear(rows)
         for track in tracks:
             self._last.pop(track.slot, None)
 
+    def _clear_filters(self, rows: NDArray[np.intp]) -> None:
+        for bank in (self._pixels, self._across, self._depth, self._turns):
+            if bank is not None:
+                bank.clear(rows)
+        self._joint_time[rows] = -np.inf
+
+    def _fit(
+        self, frame: Frame, rows: NDArray[np.intp], people: list[Person3D]
+    ) -> tuple[Float, Float]:
+        if not people:
+            return np.zeros((0, 3)), np.zeros((0, _J, 4))
+        camera = frame.camera
+        px = np.stack([p.seen.joints_px for p in people]).astype(float)
+        evidence = Evidence(
+            np.stack([p.joints_rel_m for p in people]).astype(float),
+            np.stack([p.sigma_m for p in people]).astype(float),
+            np.stack([p.root_m for p in people]).astype(float),
+            np.array([p.root_sigma_m for p in people], float),
+            camera.image_to_rays(px)[..., :2],
+            np.stack([p.seen.confidence for p in people]).astype(float),
+            camera.width / 512 / float(camera.K[0, 0]),
+        )
+        return self._fitter.fit(rows, evidence, frame.time_s)
+
+    def _smooth(
+        self, now: float, rows: NDArray[np.intp], root: Float, rotations: Float
+    ) -> tuple[Float, Float]:
+        """Return root and rotations after the filters; depth along the line of sight apart."""
+        if self._across is None or self._depth is None or self._turns is None:
+            return root, rotations
+        z = root[:, 2:]
+        across = self._across(root[:, :2] / z, now, rows, unit=1 / z)
+        z = self._depth(z, now, rows)
+        # q and -q are one rotation: take the sign nearer to the last
+        last = self._turns.last(rows)
+        flip = (rotations * last).sum(-1, keepdims=True) < 0
+        turns = self._turns(np.where(flip, -rotations, rotations), now, rows)
+        return np.concatenate([across * z, z], -1), sk.normalised(turns)
+
     def _show(
-        self, frame: Frame, pairs: list[tuple[Track, Person3D]], joints: Sequence[Float]
-    ) -> list[TrackedPerson]:
-        if not pairs:
-            return []
+        self, frame: Frame, pairs: list[tuple[Track, Person3D]], rows: NDArray[np.intp],
+        root: Float, rotations: Float,
+    ) -> list[TrackedPerson]:  # fmt: skip
         now = frame.time_s
-        rows = np.array([t.slot for t, _ in pairs], np.intp)
         px = np.stack([p.seen.joints_px for _, p in pairs]).astype(float)
-        world = np.stack(joints)
         size = np.array([t.size_px for t, _ in pairs])[:, None, None]
         if self._pixels is not None:
             px = self._pixels(px, now, rows, unit=size)
-        if self._joints is not None:
-            world = self._joints(world, now, rows)
+        root, rotations = self._smooth(now, rows, root, rotations)
+        offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows])
+        joints = sk.forward(root, rotations, offsets)[0][:, :_J]
         confidence = np.stack([p.seen.confidence for _, p in pairs])
         seen = shown_joints(confidence)
         self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])
         state = joint_states(seen, now - self._joint_time[rows] <= self.config.max_gap_s)
+        joints = np.where(state[..., None] == MISSING, np.nan, joints)
         out = []
         for i, (track, _) in enumerate(pairs):
             if track.track_id < 0:
                 continue
-            points = np.where(state[i][:, None] == MISSING, np.nan, world[i])
             tracked = TrackedPerson(
                 track.track_id, float(np.clip(track.score, 0, 1)), px[i], confidence[i],
-                points, state[i], _box(px[i]),
+                joints[i], state[i], _box(px[i]), rotations[i],
             )  # fmt: skip
             self._last[track.slot] = tracked
             out.append(tracked)

@@ -144,6 +144,10 @@ class OneEuro:
         self._speed[where] = 0
         self._time[where] = np.nan
 
+    def last(self, rows: NDArray[np.intp]) -> Float:
+        """Return the last results (n, *shape) of these rows, NaN where there are none."""
+        return np.asarray(self._value[rows])
+
     def __call__(
         self,
         value: Float,

@@ -1,0 +1,277 @@
+"""Stage III: one jointed body per person, fitted to 3D and 2D evidence and to its own past.
+
+Every energy is a sum of squared residuals divided by an expected error in metres or rad, so the
+weights of the terms are those errors (FitWeights, the only place). Damped Gauss-Newton from the
+pose predicted by the last frames; all people of a frame are solved together.
+
+Source: XNect (Mehta et al. 2020), section 4.3 (energy terms); the errors are tuned on generated
+sequences instead of the paper's unit-bound factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose import skeleton as sk
+from manypose.pose.angles import rotations_from_joints
+from manypose.pose.body import Bodies
+from manypose.pose.joints import INDEX, ROOT
+
+Float = NDArray[np.floating[Any]]
+Rows = NDArray[np.intp]
+
+_J = len(sk.KINEMATIC_PARENT)
+_A = len(sk.DOFS)
+
+
+@dataclass(frozen=True, slots=True)
+class FitWeights:
+    """Expected errors of the evidence; smaller means heavier.
+
+    points_m scales the per-joint sigma of Stage II (1 = believed as it is). image_m is the error
+    of a 2D joint of confidence 1, as metres at the person's depth, image_px the same in pixels of
+    a picture 512 wide (the grid of the network); both add up. image_outlier_m: 2D residuals beyond
+    this lose influence (Cauchy). face_ratio: how much worse points of the face are.
+    limit_rad: softness of the joint limits; rest_rad: pull to the middle of the range, which
+    decides only what nothing else sees. turn_rad_s2 and shift_m_s2: expected accelerations of
+    joints and of the root across the line of sight; depth_m_s2: along it; *_floor: the least
+    error of a prediction. depth_ratio scales Stage II's error of the distance. damping: share of
+    the diagonal added (Levenberg-Marquardt). memory_s: how fast a predicted velocity dies away.
+    """
+
+    points_m: float = 1.0
+    image_m: float = 0.012
+    image_px: float = 1.0
+    image_outlier_m: float = 0.10
+    face_ratio: float = 2.5
+    limit_rad: float = 0.05
+    rest_rad: float = 1.5
+    turn_rad_s2: float = 60.0
+    turn_floor_rad: float = 0.03
+    shift_m_s2: float = 25.0
+    shift_floor_m: float = 0.01
+    depth_m_s2: float = 8.0
+    depth_floor_m: float = 0.01
+    depth_ratio: float = 1.0
+    damping: float = 1e-3
+    memory_s: float = 0.15
+    iterations: int = 2
+    first_iterations: int = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What one frame says about N people.
+
+    joints_rel_m (N, J, 3) and sigma_m (N, J) of Stage II; root_m (N, 3) and root_sigma_m (N,);
+    rays (N, K, 2) 2D joints as x/z, y/z (NaN = not seen), confidence (N, K); pixel: size at
+    distance 1 of a pixel of a picture 512 wide.
+    """
+
+    joints_rel_m: Float
+    sigma_m: Float
+    root_m: Float
+    root_sigma_m: Float
+    rays: Float
+    confidence: Float
+    pixel: float
+
+    def of(self, which: NDArray[np.bool_]) -> Evidence:
+        """Return the evidence of some of the people."""
+        return Evidence(
+            self.joints_rel_m[which],
+            self.sigma_m[which],
+            self.root_m[which],
+            self.root_sigma_m[which],
+            self.rays[which],
+            self.confidence[which],
+            self.pixel,
+        )
+
+
+class Fitter:
+    """Poses and bodies of all tracks, one row each; remembers the last pose and its motion."""
+
+    def __init__(self, rows: int, bodies: Bodies, weights: FitWeights | None = None) -> None:
+        self.bodies = bodies
+        self._weights = weights or FitWeights()
+        self._root = np.zeros((rows, 3))
+        self._rotations = np.zeros((rows, _J, 4))
+        self._rotations[..., 3] = 1
+        self._root_speed = np.zeros((rows, 3))
+        self._turn_speed = np.zeros((rows, _J, 3))
+        self._time = np.full(rows, np.nan)
+
+    def clear(self, rows: Rows) -> None:
+        """Forget the motion and the bodies of these rows."""
+        self._time[rows] = np.nan
+        self.bodies.clear(rows)
+
+    def stop(self, rows: Rows) -> None:
+        """Forget the motion of these rows, keep their bodies."""
+        self._time[rows] = np.nan
+
+    def fit(self, rows: Rows, evidence: Evidence, time_s: float) -> tuple[Float, Float]:
+        """Return root (N, 3) m and local rotations (N, J, 4) of these tracks in this frame."""
+        w = self._weights
+        self.bodies.observe(rows, evidence.joints_rel_m, evidence.sigma_m)
+        lengths, ratio = self.bodies.lengths_m[rows], self.bodies.ratio[rows]
+        offsets = sk.offsets_m(lengths)
+        target = evidence.joints_rel_m * ratio[:, None, None]
+        far = evidence.root_m * ratio[:, None]
+        dt = time_s - self._time[rows]
+        known = np.isfinite(dt) & (dt >= 0) & (dt < 1.0)
+        root: Float = np.array(far)
+        rotations: Float = self._rotations[rows]
+        new = ~known
+        if new.any():
+            rotations[new] = rotations_from_joints(target[new])
+        dt = np.where(known, dt, 0.0)
+        fade = w.memory_s * (1 - np.exp(-dt / w.memory_s))  # integral of a dying velocity
+        if known.any():
+            k = rows[known]
+            root[known] = self._root[k] + self._root_speed[k] * fade[known, None]
+            turn = self._turn_speed[k] * fade[known, None, None]
+            rotations[known] = sk.quaternion_multiply(self._rotations[k], sk.exp_map(turn))
+        before_root, before = self._root[rows].copy(), self._rotations[rows].copy()
+        prior = _Prior(root, rotations, dt, known, far, evidence.root_sigma_m * ratio, w)
+        measure = _Measure(target, evidence, offsets, w)
+        count = w.first_iterations if new.any() else w.iterations
+        for _ in range(count):
+            root, rotations = _iterate(root, rotations, measure, prior, w)
+        self._remember(rows, root, rotations, before_root, before, known, dt, time_s)
+        lost = known & (self._misfit(root, rotations, offsets, target, evidence.sigma_m) > 3.0)
+        if lost.any():  # in a wrong valley, or another pose altogether: start anew
+            self.stop(rows[lost])
+            root[lost], rotations[lost] = self.fit(rows[lost], evidence.of(lost), time_s)
+        return root, rotations
+
+    def _misfit(
+        self, root: Float, rotations: Float, offsets: Float, target: Float, sigma: Float
+    ) -> Float:
+        """Return by how many times its expected error a pose misses Stage II's, in the median."""
+        points, _ = sk.forward(root, rotations, offsets)
+        error = np.linalg.norm(points[:, :_J] - points[:, [ROOT]] - target, axis=-1)
+        return np.asarray(np.median(error / np.maximum(sigma, 0.04), axis=-1))
+
+    def _remember(
+        self, rows: Rows, root: Float, rotations: Float, before_root: Float, before: Float,
+        known: NDArray[np.bool_], dt: Float, time_s: float,
+    ) -> None:  # fmt: skip
+        step = np.maximum(dt, 1e-3)
+        moved = known & (dt > 1e-3)
+        speed = (root - before_root) / step[:, None]
+        turn = sk.log_map(sk.quaternion_multiply(sk.conjugate(before), rotations))
+        turn = turn / step[:, None, None]
+        self._root_speed[rows] = np.where(moved[:, None], speed, 0)
+        self._turn_speed[rows] = np.where(moved[:, None, None], turn, 0)
+        self._root[rows], self._rotations[rows], self._time[rows] = root, rotations, time_s
+
+
+class _Prior:
+    """What the past says: predicted pose and how far from it a frame may lead."""
+
+    def __init__(
+        self, root: Float, rotations: Float, dt: Float, known: NDArray[np.bool_], far: Float,
+        far_sigma: Float, w: FitWeights,
+    ) -> None:  # fmt: skip
+        self.root, self.far = root.copy(), far
+        self.inverse = sk.conjugate(rotations)
+        sigma = w.turn_floor_rad + w.turn_rad_s2 * dt**2
+        self.turn = np.where(known, 1 / sigma**2, 0.0)
+        across = w.shift_floor_m + w.shift_m_s2 * dt**2
+        along = w.depth_floor_m + w.depth_m_s2 * dt**2
+        ray = far / np.linalg.norm(far, axis=-1, keepdims=True)
+        line = ray[:, :, None] * ray[:, None, :]
+        rest = np.eye(3) - line
+        a = np.where(known, 1 / across**2, 0.0)[:, None, None]
+        b = np.where(known, 1 / along**2, 0.0)[:, None, None]
+        self.root_weight = a * rest + b * line
+        c = 1 / (w.depth_ratio * np.maximum(far_sigma, 0.02)) ** 2
+        self.far_weight = c[:, None, None] * (line + 0.01 * rest)
+
+
+class _Measure:
+    """What the frame says: targets and weights of the 3D and 2D residuals."""
+
+    def __init__(self, target: Float, e: Evidence, offsets: Float, w: FitWeights) -> None:
+        self.target, self.offsets = target, offsets
+        self.weight3 = 1 / (w.points_m * np.maximum(e.sigma_m, 0.005))
+        self.seen = np.isfinite(e.rays).all(-1) & (e.confidence > 0)
+        self.rays = np.where(self.seen[..., None], e.rays, 0.0)
+        self.pixel = e.pixel * w.image_px
+        ratio = np.ones(len(sk.POINT_OF_2D))
+        ratio[:5] = w.face_ratio
+        confidence = np.clip(e.confidence, 0.05, 1.0)
+        self.confidence = np.where(self.seen, np.sqrt(confidence) / ratio, 0.0)
+
+
+def _iterate(
+    root: Float, rotations: Float, m: _Measure, prior: _Prior, w: FitWeights
+) -> tuple[Float, Float]:
+    """Return the pose after one damped Gauss-Newton step for all people."""
+    points, frames = sk.forward(root, rotations, m.offsets)
+    J = sk.jacobian(points, frames)
+    n, d = len(root), sk.DOF_COUNT
+
+    joints = points[:, :_J]
+    r3 = (joints - joints[:, ROOT : ROOT + 1] - m.target) * m.weight3[..., None]
+    j3 = (J[:, :_J] - J[:, ROOT : ROOT + 1]) * m.weight3[..., None, None]
+
+    shown, js = points[:, sk.POINT_OF_2D], J[:, sk.POINT_OF_2D]
+    z = np.maximum(shown[..., 2], 0.1)
+    ahead = shown[..., 2] > 0.1
+    q = shown[..., :2] / z[..., None]
+    depth = np.maximum(root[:, 2], 0.1)[:, None]
+    error = (q - m.rays) * depth[..., None]
+    outlier = 1 / (1 + (error**2).sum(-1) / w.image_outlier_m**2)
+    sigma = w.image_m + m.pixel * depth
+    weight = np.where(ahead, m.confidence * np.sqrt(outlier) / sigma, 0.0)
+    r2 = error * weight[..., None]
+    scale = (weight * depth / z)[..., None, None]
+    j2 = (js[:, :, :2] - q[..., None] * js[:, :, 2:]) * scale
+
+    r = np.concatenate([r3.reshape(n, -1), r2.reshape(n, -1)], 1)
+    jac = np.concatenate([j3.reshape(n, -1, d), j2.reshape(n, -1, d)], 1)
+    turned = jac.swapaxes(1, 2)
+    A = turned @ jac
+    g = (turned @ r[..., None])[..., 0]
+
+    A[:, :3, :3] += prior.root_weight + prior.far_weight
+    g[:, :3] += (prior.root_weight @ (root - prior.root)[..., None])[..., 0]
+    g[:, :3] += (prior.far_weight @ (root - prior.far)[..., None])[..., 0]
+
+    away = sk.log_map(sk.quaternion_multiply(prior.inverse, rotations))
+    turn = np.concatenate([away[:, ROOT], away[:, sk.DOF_JOINT, sk.DOF_AXIS]], 1)
+    diagonal = np.zeros((n, d))
+    diagonal[:, 3:] = prior.turn[:, None]
+    g[:, 3:] += prior.turn[:, None] * turn
+
+    c = sk.coordinates(rotations)
+    beyond = np.minimum(c - sk.DOF_LOW, 0) + np.maximum(c - sk.DOF_HIGH, 0)
+    diagonal[:, 6:] += (beyond != 0) / w.limit_rad**2 + 1 / w.rest_rad**2
+    g[:, 6:] += beyond / w.limit_rad**2 + (c - _REST_COORDINATES) / w.rest_rad**2
+
+    index = np.arange(d)
+    A[:, index, index] += diagonal
+    A[:, index, index] *= 1 + w.damping
+    change = np.linalg.solve(A, -g[..., None])[..., 0]
+    change[:, 3:] = np.clip(change[:, 3:], -0.6, 0.6)
+    return sk.step(root, rotations, change)
+
+
+def _rest_coordinates() -> Float:
+    """Return where the weak pull leads: standing with hanging arms, everything else at rest."""
+    rotations = np.zeros((1, _J, 4))
+    rotations[..., 3] = 1
+    half = np.sqrt(0.5)
+    rotations[0, INDEX["l_shoulder"]] = (0, 0, -half, half)
+    rotations[0, INDEX["r_shoulder"]] = (0, 0, half, half)
+    return np.asarray(sk.coordinates(rotations)[0])
+
+
+_REST_COORDINATES = _rest_coordinates()
