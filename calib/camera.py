@@ -73,7 +73,7 @@ class Camera:
 
     def image_to_rays(self, points_px: Float) -> Float:
         """Return rays (..., 3) with z = 1 through px (..., 2); NaN stays NaN."""
-        q = (points_px - self.K[:2, 2]) / self.K[[0, 1], [0, 1]]
+        q: Float = (points_px - self.K[:2, 2]) / self.K[[0, 1], [0, 1]]
         if self.K[0, 1] != 0:
             x = q[..., 0] - self.K[0, 1] * q[..., 1] / self.K[0, 0]
             q = np.stack([x, q[..., 1]], -1)

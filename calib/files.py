@@ -149,7 +149,7 @@ def _read_toml(path: Path) -> dict[str, Camera]:
     unit = doc.get("unit", "m")
     if unit not in _METRES:
         raise ValueError(f"unit {unit!r} is not one of {', '.join(_METRES)}")
-    found = {}
+    found: dict[str, Camera] = {}
     for name, table in doc.items():
         if not isinstance(table, dict):
             continue
@@ -222,7 +222,7 @@ def _read_xml(path: Path) -> dict[str, Camera]:
         return _read_opencv(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("XML with document type declarations is not read")
-    found = {}
+    found: dict[str, Camera] = {}
     for cam in ET.fromstring(text.strip()).iter("camera"):
         intrinsic, transform, fov = (cam.find(k) for k in ("intrinsic", "transform", "fov_video"))
         if intrinsic is None or fov is None:
