@@ -249,7 +249,7 @@ def _solve(
         raise CalibrationError(
             f"the views give an impossible focal length ({K[0, 0]:.0f} px): tilt the board more"
         )
-    K, lens = np.asarray(K, float), np.asarray(d, float).ravel()[:5]
+    intrinsics, lens = np.asarray(K, float), np.asarray(d, float).ravel()[:5]
     lens = np.concatenate([lens, np.zeros(5 - len(lens))])
-    camera = Camera(K, width, height, lens, source="calibrated")
+    camera = Camera(intrinsics, width, height, lens, source="calibrated")
     return camera, float(rms), [float(e) for e in np.ravel(per_view)], float(np.ravel(sigma)[0])
