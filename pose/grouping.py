@@ -9,6 +9,7 @@ position by a parabola through the logarithm (Zhang et al. 2020, DARK, in one di
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -144,34 +145,36 @@ def _limbs(
     row, column = np.divmod(within, np.repeat(count[_LIMBS[:, 1]], pairs))
     a = np.repeat(start[_LIMBS[:, 0]], pairs) + row
     b = np.repeat(start[_LIMBS[:, 1]], pairs) + column
-    step = xy.take(b, 0) - xy.take(a, 0)
-    square = step[:, 0] ** 2 + step[:, 1] ** 2
+    x, y = np.ascontiguousarray(xy.T)
+    dx, dy = x.take(b) - x.take(a), y.take(b) - y.take(a)
+    square = dx * dx + dy * dy
     longest = np.minimum(config.limb_length_max, config.body_height_max * _LIMB_LENGTHS) * max(h, w)
-    keep = np.flatnonzero(square < np.maximum(longest, 2)[limb] ** 2)
-    limb, a, b, step = limb[keep], a[keep], b[keep], step[keep]
-    length = np.sqrt(square[keep])
-    unit = step / np.maximum(length, 1e-6)[:, None]
-    origin = xy.take(a, 0)
+    keep = np.flatnonzero(square < np.maximum(longest**2, 4).astype(np.float32).take(limb))
+    limb, a, b, dx, dy = limb.take(keep), a.take(keep), b.take(keep), dx.take(keep), dy.take(keep)
+    length = np.sqrt(square.take(keep))
+    over = 1 / np.maximum(length, 1e-6)
+    # half up and cut gives the nearest cell
+    lines = np.stack([x.take(a) + 0.5, y.take(a) + 0.5, dx, dy, dx * over, dy * over])
     field = limb * (2 * h * w)
     flat = np.ascontiguousarray(pafs).reshape(-1)
     if not np.isfinite(flat.sum()):
         flat = np.nan_to_num(flat, posinf=0, neginf=0)
 
-    def agreement(some: Int, t: Float) -> Float:
-        # half up and cut: the nearest cell
-        x = (origin[some, 0, None] + 0.5 + step[some, 0, None] * t).astype(np.intp)
-        y = (origin[some, 1, None] + 0.5 + step[some, 1, None] * t).astype(np.intp)
-        at = np.minimum(y, h - 1) * w + np.minimum(x, w - 1) + field[some, None]
-        dot: Float = flat.take(at) * unit[some, :1] + flat.take(at + h * w) * unit[some, 1:]
-        return dot
+    def agreement(lines: Float, field: Int, t: Float) -> Float:
+        x, y, dx, dy, ux, uy = lines[:, None]
+        at = np.minimum((y + dy * t).astype(np.intp), h - 1) * w
+        at += np.minimum((x + dx * t).astype(np.intp), w - 1) + field
+        dot: Float = flat.take(at) * ux
+        dot += flat.take(at + h * w) * uy
+        return dot  # (samples, pairs)
 
     # most pairs join two people: three samples tell
-    quick = agreement(np.arange(len(a)), np.array([0.25, 0.5, 0.75], np.float32))
+    quick = agreement(lines, field, np.array([[0.25], [0.5], [0.75]], np.float32)) > 0.05
     short = length < 1  # both ends in one cell: the direction means little
-    some = np.flatnonzero(((quick > 0.05).sum(1) >= 2) | short)
-    t = (np.arange(config.line_samples, dtype=np.float32) + 0.5) / config.line_samples
-    dot = agreement(some, t)
-    mean, share, short = dot.mean(1), (dot > 0.05).mean(1), short[some]
+    some = np.flatnonzero((quick.sum(0) >= 2) | short)
+    t = (np.arange(config.line_samples, dtype=np.float32)[:, None] + 0.5) / config.line_samples
+    dot = agreement(lines.take(some, 1), field.take(some), t)
+    mean, share, short = dot.mean(0), (dot > 0.05).mean(0), short[some]
     mean = np.where(short, np.maximum(mean, 0.3), mean)
     good = (mean > config.limb_score_min) & ((share >= config.limb_share_min) | short)
     some, mean = some[good], mean[good]
@@ -193,41 +196,39 @@ def _join(
     if len(a) == 0:
         return [[n] for n in range(len(joint))]
     fragments = _fragments(joint, limb, a, b, pair_score, config)
-    linked = np.zeros(len(joint), bool)
-    linked[a] = linked[b] = True
-    # peaks without any link stay alone
-    alone = [f for f in fragments if len(f) == 1 and not linked[f[0]]]
-    fragments = [f for f in fragments if len(f) > 1 or linked[f[0]]]
-    if len(fragments) < 2:
-        return fragments + alone
-    size = [len(f) for f in fragments]
-    owner = np.zeros(len(joint), np.intp)
-    peaks = np.array([n for f in fragments for n in f], np.intp)
-    owner[peaks] = np.repeat(np.arange(len(fragments)), size)
-    seen = np.zeros((len(fragments), _K), np.float32)
-    seen[owner[peaks], joint[peaks]] = 1
-    places = len(fragments)
-    gain = np.bincount(owner[a] * places + owner[b], pair_score, places**2)
-    gain = gain.reshape(places, places).astype(np.float32)
-    gain += gain.T.copy()
-    gain[(seen @ seen.T) > 0] = -np.inf
-    bound = gain.max(1)
-    while True:
-        p = int(bound.argmax())
-        q = int(gain[p].argmax())
-        best = float(gain[p, q])
-        if best < bound[p]:
-            bound[p] = best
-        elif best > 0:
-            fragments[p] = fragments[p] + fragments[q]
-            fragments[q] = []
-            gain[p] += gain[q]
-            gain[:, p] = gain[p]
-            gain[q] = gain[:, q] = -np.inf
-            np.maximum(bound, gain[p], out=bound)
-            bound[p], bound[q] = gain[p].max(), -np.inf
-        else:
-            return [f for f in fragments if f] + alone
+    owner = [0] * len(joint)
+    slots = [0] * len(fragments)
+    for n, fragment in enumerate(fragments):
+        for peak in fragment:
+            owner[peak] = n
+            slots[n] |= 1 << int(joint[peak])
+    between: list[dict[int, float]] = [{} for _ in fragments]
+    for i, k, value in zip(a.tolist(), b.tolist(), pair_score.tolist()):
+        p, q = owner[i], owner[k]
+        if not slots[p] & slots[q]:
+            between[p][q] = between[q][p] = between[p].get(q, 0.0) + value
+    heap = [(-value, p, q) for p, row in enumerate(between) for q, value in row.items() if p < q]
+    heapq.heapify(heap)
+    while heap:
+        value, p, q = heapq.heappop(heap)
+        if between[p].get(q) != -value:
+            continue  # united with others meanwhile
+        fragments[p] += fragments[q]
+        fragments[q] = []
+        slots[p] |= slots[q]
+        del between[p][q], between[q][p]
+        for r, more in between[q].items():
+            del between[r][q]
+            between[p][r] = between[p].get(r, 0.0) + more
+        between[q] = {}
+        for r, total in list(between[p].items()):
+            if slots[p] & slots[r]:
+                del between[p][r]
+                between[r].pop(p, None)
+            else:
+                between[r][p] = total
+                heapq.heappush(heap, (-total, p, r))
+    return [f for f in fragments if f]
 
 
 def _fragments(
