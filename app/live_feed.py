@@ -30,6 +30,7 @@ def _delay_ms(level_100: int) -> float:
 class LiveFeed:
     """Feeds the window from lanes and does what its controls ask (feed.Feed, feed.LiveControls)."""
 
+    title = "manypose live"
     play = None
 
     def __init__(
@@ -41,8 +42,6 @@ class LiveFeed:
         duration_s: float | None = None,
         smoothing: str = "normal",
     ) -> None:
-        self.title = "manypose live"
-        self.live = self
         self.smoothing = tuple(
             (name, _delay_ms(round(100 * _LEVELS[name]))) for name in ("steady", "normal", "fast")
         )
@@ -57,6 +56,11 @@ class LiveFeed:
         self._frames: list[Frame | None] = [None] * len(lanes.lanes)
         self._serial = 0
         self._paused = False
+
+    @property
+    def live(self) -> LiveFeed:
+        """The controls: the feed itself."""
+        return self
 
     # what the window shows
 

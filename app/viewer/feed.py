@@ -40,7 +40,13 @@ class Status:
 class LiveControls(Protocol):
     """What only a live feed can do."""
 
-    smoothing: Sequence[tuple[str, float]]  # preset names with their delay in ms
+    @property
+    def smoothing(self) -> Sequence[tuple[str, float]]:
+        """Preset names, the smoothest first, with their delay in ms."""
+
+    @property
+    def first_smoothing(self) -> float:
+        """The level to begin with, as in `set_smoothing`."""
 
     def source_names(self) -> Sequence[tuple[str, str]]:
         """Return (address, text for people) of what can be chosen; may take a moment."""
@@ -64,7 +70,9 @@ class LiveControls(Protocol):
 class PlayControls(Protocol):
     """What only a recorded run can do."""
 
-    length_s: float
+    @property
+    def length_s(self) -> float:
+        """How long the run is."""
 
     def position_s(self) -> float:
         """Return where the replay is."""
@@ -85,9 +93,17 @@ class PlayControls(Protocol):
 class Feed(Protocol):
     """Where the window's contents come from; called in the window's thread, never blocks."""
 
-    title: str
-    live: LiveControls | None
-    play: PlayControls | None
+    @property
+    def title(self) -> str:
+        """The window's title."""
+
+    @property
+    def live(self) -> LiveControls | None:
+        """The controls of a live feed."""
+
+    @property
+    def play(self) -> PlayControls | None:
+        """The controls of a replay."""
 
     def views(self) -> Sequence[View]:
         """Return the newest state of every pane."""

@@ -79,7 +79,7 @@ def figures(bodies: Bodies) -> tuple[Float32, UInt32, Float32]:
         return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint32), np.zeros((0, 4), "f4")
     tint = np.array([person_colour(i) for i in bodies.ids], np.float32) / 255
     bright = np.where(bodies.state == SEEN, 1.0, np.where(bodies.state == INFERRED, 0.8, _FAINT))
-    colour = tint[:, None, :] * bright[..., None].astype(np.float32)
+    colour: Float32 = (tint[:, None, :] * bright[..., None]).astype(np.float32)
     parts = [_limbs(joints, colour), _balls(joints, colour)]
     offset, vertices, faces, colours = 0, [], [], []
     for points, corners, shade in parts:
@@ -141,6 +141,6 @@ def _shade(normal: NDArray[Any], tint: NDArray[Any]) -> Float32:
 def shadows(bodies: Bodies) -> Float32:
     """Return the limbs laid flat on the floor as line ends (2 n, 3)."""
     ends = bodies.joints_m[:, np.stack([_PARENTS, _CHILDREN], 1)].reshape(-1, 2, 3)
-    ends = ends[np.isfinite(ends).all((1, 2))].reshape(-1, 3).astype(np.float32)
-    ends[:, 2] = 0.004
-    return ends
+    flat: Float32 = ends[np.isfinite(ends).all((1, 2))].reshape(-1, 3).astype(np.float32)
+    flat[:, 2] = 0.004
+    return flat

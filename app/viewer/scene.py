@@ -36,7 +36,7 @@ class _Labels(QWidget):
         paint_labels(painter, self._scene.orbit, self._scene.bodies, self.width(), self.height())
 
 
-class Scene(gl.GLViewWidget):  # type: ignore[misc]  # pyqtgraph has no types
+class Scene(gl.GLViewWidget):
     """Skeletons in a room with a metre grid, drawn by OpenGL."""
 
     interval_s = 1 / 60

@@ -82,7 +82,8 @@ class Room:
         near = np.zeros((1, 3))
         points = np.concatenate([near, far, top])
         order = [0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1, 1, 5, 5, 2]
-        return points[order] @ self._rotation.T + self._offset
+        lines: Float = points[order] @ self._rotation.T + self._offset
+        return lines
 
     def _learn(self, joints: Float, camera: Camera | None, time_s: float) -> None:
         if camera is not None and (np.any(np.eye(3) != camera.R) or np.any(camera.t != 0)):

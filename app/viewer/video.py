@@ -113,7 +113,10 @@ class VideoPane(QWidget):
             return
         size = math.sqrt(max(float(person.box_px[3]), 1.0) * scale / 300)
         thick = float(np.clip(5.0 * size, 2.0, 7.0))
-        shadow, lines, weak, face = [], [], [], []
+        shadow: list[QLineF] = []
+        lines: list[QLineF] = []
+        weak: list[QLineF] = []
+        face: list[QLineF] = []
         for a, b in _DRAWN:
             if not (known[a] and known[b]):
                 continue

@@ -124,8 +124,8 @@ class Window(QMainWindow):
         for child in whole.findChildren(QWidget):
             child.setFocusPolicy(Qt.NoFocus)
         self.setFocusPolicy(Qt.StrongFocus)
-        if self.panel.live is not None:
-            self.panel.live.preset(1)
+        if self.panel.live is not None and feed.live is not None:
+            self.panel.live.smooth(feed.live.first_smoothing)
         self._timer = QTimer(self)
         self._timer.setTimerType(Qt.PreciseTimer)
         self._timer.timeout.connect(self._tick)
