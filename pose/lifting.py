@@ -1,0 +1,218 @@
+"""Stage II: 2D joints, scores and 3D encodings to root-relative 3D joints, with expected errors.
+
+What the network sees of a person does not depend on where the person stands in the picture: a
+virtual camera is turned so that its axis passes through the person, and the joints on its picture
+plane are divided by the person's size there. Size and direction are inputs of their own, since
+perspective depends on them. The network's answer is turned back into the camera's axes.
+
+Everything is optional but one seen joint: scores alone, no encodings, any subset of joints.
+
+Source: Mehta et al. 2020 (XNect), section 4.2; the virtual camera as in Yu et al. 2021 (PCLs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.calib.camera import Camera
+from manypose.pose import placement
+from manypose.pose.joints import (
+    BONE_UNIT_M,
+    CARRIED,
+    INDEX_2D,
+    JOINTS,
+    JOINTS_2D,
+    MIRROR,
+    MIRROR_2D,
+    ROOT,
+)
+from manypose.pose.records import Person2D, Person3D
+
+Float = NDArray[np.floating[Any]]
+# Features (N, FEATURE_COUNT) to joints (N, J, 3) m relative to the pelvis and errors (N, J) m, in
+# the axes of the virtual camera.
+Lifter = Callable[[Float], tuple[Float, Float]]
+
+_K, _J, _C = len(JOINTS_2D), len(JOINTS), len(CARRIED)
+# Columns of the features: x, y and score of every joint; the bones its pixels carry; the
+# logarithm of the size, the direction (x, y) of the person in the camera, whether bones are given.
+JOINT_COLUMNS = slice(0, 3 * _K)
+BONE_COLUMNS = slice(3 * _K, 3 * _K + 3 * _C)
+SIZE, DIRECTION_X, DIRECTION_Y, HAS_BONES = range(3 * _K + 3 * _C, 3 * _K + 3 * _C + 4)
+FEATURE_COUNT = 3 * _K + 3 * _C + 4
+
+_AT, _BONE = (np.array(column) for column in zip(*CARRIED, strict=True))
+_MIRROR_CARRIED = np.array([CARRIED.index((MIRROR_2D[k], MIRROR[j])) for k, j in CARRIED])
+# Joints that annotators do not mark but that follow from a pair of those they do.
+_BETWEEN = (("neck", "l_shoulder", "r_shoulder"), ("pelvis", "l_hip", "r_hip"))
+# A size is a fraction of the distance: below this a person would be farther than 300 m.
+_SIZE_MIN = 1e-3
+_SIZE_ONE_JOINT = 0.05
+_SIGMA_MIN_M, _SIGMA_MAX_M = 0.005, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiftingConfig:
+    """How Stage II is applied.
+
+    mirror: lift every person and their mirror image and take the mean (twice the work of a small
+    network). pull: move seen joints sideways towards the rays on which they are seen, as far as
+    the expected errors of both ask for. pixel_error: expected error of a 2D joint as a fraction
+    of the person's size in the picture.
+    """
+
+    mirror: bool = True
+    pull: bool = True
+    pixel_error: float = 0.06
+
+
+def lift(
+    people: Sequence[Person2D],
+    camera: Camera,
+    lifter: Lifter,
+    config: LiftingConfig = LiftingConfig(),
+) -> list[Person3D]:
+    """Return the people in 3D, in the same order; the network is called once for all.
+
+    A person of whom no joint is seen, or for whom the network returns values that are not
+    finite, comes back with NaN joints and an infinite expected error.
+    """
+    if not people:
+        return []
+    px = np.stack([p.joints_px for p in people]).astype(np.float64)
+    given = np.stack([p.confidence for p in people]).astype(np.float64)
+    rays, score = complete(camera.image_to_rays(px)[..., :2], given)
+    features, turn = encode(rays, score, carried_bones(people))
+    with np.errstate(over="ignore", invalid="ignore"):
+        joints, sigma = _answer(features, lifter, config.mirror)
+        joints = joints @ turn  # rows times R = R^T applied: back to the axes of the camera
+    bad = ~(np.isfinite(joints).all((1, 2)) & np.isfinite(sigma).all(1)) | ~(score > 0).any(1)
+    joints[bad], sigma[bad] = 0, _SIGMA_MAX_M
+
+    size = np.maximum(np.exp(features[:, SIZE] - _LOG_OFFSET), _SIZE_MIN)
+    error = config.pixel_error * size
+    root, root_sigma = placement.place(joints, sigma, rays, score, error)
+    if config.pull:
+        joints = placement.pull(joints, sigma, root, rays, score, error)
+    joints[bad], root[bad] = np.nan, np.nan
+    sigma[bad], root_sigma[bad] = np.inf, np.inf
+    return [
+        Person3D(person, j, s, r, float(e))
+        for person, j, s, r, e in zip(people, joints, sigma, root, root_sigma, strict=True)
+    ]
+
+
+def carried_bones(people: Sequence[Person2D]) -> Float | None:
+    """Return the bones (N, C, 3) m, camera axes, read at the joints that carry them; or None.
+
+    NaN marks what was not read. None: nobody has an encoding.
+    """
+    if all(p.encoding is None for p in people):
+        return None
+    out = np.full((len(people), _C, 3), np.nan)
+    for row, person in zip(out, people, strict=True):
+        if person.encoding is not None:
+            row[:] = person.encoding.reshape(_K, _J, 3)[_AT, _BONE] * BONE_UNIT_M
+    return out
+
+
+def complete(rays: Float, score: Float) -> tuple[Float, Float]:
+    """Return rays (N, K, 2) and scores (N, K) with neck and pelvis put between their pairs.
+
+    Networks for the 17 COCO key points do not give these two. What is there stays; a joint is
+    there when its score is positive and its position finite, and gets score 0 and NaN otherwise.
+    """
+    seen = np.isfinite(rays).all(-1) & (score > 0)
+    rays, score = np.where(seen[..., None], rays, np.nan), np.where(seen, score, 0)
+    for name, left, right in _BETWEEN:
+        k, a, b = INDEX_2D[name], INDEX_2D[left], INDEX_2D[right]
+        new = ~seen[:, k] & seen[:, a] & seen[:, b]
+        rays[new, k] = (rays[new, a] + rays[new, b]) / 2
+        score[new, k] = np.minimum(score[new, a], score[new, b])
+    return rays, score
+
+
+_LOG_OFFSET = 2.0  # sizes round exp(-2) become inputs round 0
+
+
+def encode(rays: Float, score: Float, bones: Float | None) -> tuple[Float, Float]:
+    """Return features (N, FEATURE_COUNT) and rotations (N, 3, 3), camera to virtual camera.
+
+    Args:
+        rays: (N, K, 2) points on the plane z = 1, NaN where not seen.
+        score: (N, K) in [0, 1], 0 where not seen.
+        bones: (N, C, 3) m in camera axes for the pairs of `joints.CARRIED`; NaN where not read.
+    """
+    count = len(rays)
+    seen = score > 0
+    flat = np.where(seen[..., None], rays, 0.0)
+    weight = score / np.maximum(score.sum(1, keepdims=True), 1e-9)
+    # Twice: the mean on one picture plane is not the middle on another, where a person is close.
+    centre = _mean_direction(flat, weight)
+    turn = rotation_to_axis(centre)
+    points = np.concatenate([flat, np.ones_like(flat[..., :1])], -1) @ turn.transpose(0, 2, 1)
+    plane = points[..., :2] / np.maximum(points[..., 2:], 0.05)
+    offset = plane * seen[..., None]
+    size = np.sqrt((weight * (offset**2).sum(-1)).sum(1))
+    size = np.where(seen.sum(1) > 1, np.maximum(size, _SIZE_MIN), _SIZE_ONE_JOINT)
+
+    out = np.zeros((count, FEATURE_COUNT), np.float32)
+    joints = out[:, JOINT_COLUMNS].reshape(count, _K, 3)  # a view: writes go to `out`
+    joints[..., :2] = np.clip(offset / size[:, None, None], -6, 6)
+    joints[..., 2] = score
+    if bones is not None:
+        read = np.isfinite(bones).all(-1) & seen[:, _AT]
+        turned = np.where(read[..., None], bones, 0.0) @ turn.transpose(0, 2, 1)
+        carried = np.clip(turned / BONE_UNIT_M, -6, 6)
+        out[:, BONE_COLUMNS] = carried.reshape(count, 3 * _C)
+        out[:, HAS_BONES] = read.any(1)
+    out[:, SIZE] = np.log(size) + _LOG_OFFSET
+    out[:, DIRECTION_X : DIRECTION_Y + 1] = centre[:, :2] / np.maximum(centre[:, 2:], 0.1)
+    return out, turn
+
+
+def _mean_direction(rays: Float, weight: Float) -> Float:
+    """Return unit vectors (N, 3) to the weighted mean of the directions of rays (N, K, 2)."""
+    full = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
+    full /= np.linalg.norm(full, axis=-1, keepdims=True)
+    mean = (weight[..., None] * full).sum(1) + np.array([0, 0, 1e-9])
+    return np.asarray(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
+
+
+def rotation_to_axis(directions: Float) -> Float:
+    """Return the smallest rotations (N, 3, 3) that turn unit vectors (N, 3), z > 0, onto z."""
+    x, y, z = directions[:, 0], directions[:, 1], directions[:, 2]
+    a = 1 / (1 + z)
+    rows = (1 - a * x * x, -a * x * y, -x, -a * x * y, 1 - a * y * y, -y, x, y, z)
+    return np.stack(rows, -1).reshape(-1, 3, 3)
+
+
+def mirrored(features: Float) -> Float:
+    """Return the features of the mirrored people."""
+    count = len(features)
+    out = features.copy()
+    joints = features[:, JOINT_COLUMNS].reshape(count, _K, 3)[:, MIRROR_2D]
+    bones = features[:, BONE_COLUMNS].reshape(count, _C, 3)[:, _MIRROR_CARRIED]
+    sign = np.array([-1, 1, 1], features.dtype)
+    out[:, JOINT_COLUMNS] = (joints * sign).reshape(count, -1)
+    out[:, BONE_COLUMNS] = (bones * sign).reshape(count, -1)
+    out[:, DIRECTION_X] *= -1
+    return out
+
+
+def _answer(features: Float, lifter: Lifter, mirror: bool) -> tuple[Float, Float]:
+    """Return joints (N, J, 3) and expected errors (N, J) in the axes of the virtual cameras."""
+    count = len(features)
+    joints, sigma = lifter(np.concatenate([features, mirrored(features)]) if mirror else features)
+    joints, sigma = np.asarray(joints, np.float64), np.asarray(sigma, np.float64)
+    if mirror:
+        other = joints[count:, MIRROR] * np.array([-1.0, 1, 1])
+        joints = (joints[:count] + other) / 2
+        sigma = np.sqrt(sigma[:count] * sigma[count:, MIRROR])
+    joints = joints - joints[:, ROOT : ROOT + 1]
+    return joints, np.clip(sigma, _SIGMA_MIN_M, _SIGMA_MAX_M)
