@@ -86,7 +86,7 @@ def _peaks(heatmaps: Float, config: GroupingConfig) -> tuple[Int, Float, Float]:
     k, h, w = heatmaps.shape
     padded = np.full((k, h + 2, w + 2), -1, np.float32)
     padded[:, 1:-1, 1:-1] = heatmaps
-    np.fmin(padded, 1, out=padded)  # keeps infinity out of the logarithms
+    np.minimum(padded, 1, out=padded)  # keeps infinity out of the logarithms
     flat, row = padded.ravel(), w + 2
     at = np.flatnonzero(flat > config.peak_score_min)
     value = flat[at]
