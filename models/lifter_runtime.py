@@ -80,7 +80,8 @@ def write_lifter(path: Path, net: FullBody | PartWise) -> None:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as z:
+        # Opened here: np.load itself leaves a torn archive open.
+        with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
             return dict(z)
     except FileNotFoundError:
         raise WeightsError(f"{path}: the lifting weights are missing; reinstall manypose") from None

@@ -24,7 +24,7 @@ Float = NDArray[np.floating[Any]]
 # Spread of adults' sizes (standard deviation of the log), the part of depth no picture tells.
 SIZE_SPREAD = 0.06
 # Distance and its spread (of the log) assumed when the picture tells nothing.
-_PRIOR_M, _PRIOR_SPREAD = 4.0, 1.0
+_PRIOR_M, _PRIOR_SPREAD = 4.0, 3.0
 _NEAR_M = 0.15  # no seen joint is nearer than this
 _STEPS = 4
 _FACE = ("l_ear", "r_ear", "l_eye", "r_eye", "nose")
