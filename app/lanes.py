@@ -65,6 +65,7 @@ class Lane:
         self._lock = threading.Lock()
         self._generation = 0
         self._passed = 0
+        self.shown_early = 0  # pictures that came before the network was loaded
         self._open()
 
     def change(self, address: str) -> None:
@@ -72,6 +73,7 @@ class Lane:
         self.close()
         self.address = self.name = address
         self.follower, self.error, self.ended = None, None, False
+        self.shown_early = 0
         self.message = "opening the source"
         self.meter.restart()
         self._open()
@@ -150,22 +152,27 @@ class Lane:
         except ManyposeError as error:
             self._finish(source, error)
             return None
-        self.meter.source(source.counts.read, source.counts.dropped + self._paint_drops())
+        self._count(source)
         return frame
 
-    def _paint_drops(self) -> Counter[str]:
-        """Return results that were never painted; pictures from before the network do not count."""
+    def _count(self, source: LiveSource) -> None:
+        """Tell the meter what was read and lost; read = done + all drops but "paint"."""
         if self.follower is None:
             self._passed = self.results.dropped["stale"]
-        return Counter(paint=self.results.dropped["stale"] - self._passed)
+        own = {
+            "loading": self.shown_early,
+            "undecodable": source.counts.undecodable,
+            "paint": self.results.dropped["stale"] - self._passed,
+        }
+        self.meter.source(source.counts.read, source.counts.dropped + Counter(own))
 
     def _finish(self, source: LiveSource, error: ManyposeError | None) -> None:
         with self._lock:
             if source is not self._source:
                 return
             self._source = None
-        self.meter.source(source.counts.read, source.counts.dropped + self._paint_drops())
         source.close()
+        self._count(source)
         self.error, self.ended = error, True
         self.message = str(error) if error else "the source has ended"
 
@@ -234,7 +241,10 @@ class Lanes:
 
     def _loader(self) -> None:
         try:
-            import manypose.models.backends  # noqa: F401 - the slow imports, told apart
+            # the slow imports; the tracker would do the second one when it sees somebody
+            import scipy.optimize  # noqa: F401
+
+            import manypose.models.backends  # noqa: F401
 
             self.loading = "loading model 2/3: network"
             engine = self._load(self._config)
@@ -279,6 +289,7 @@ class Lanes:
         engine = self.engine
         if engine is None:
             for lane, frame in taken:
+                lane.shown_early += 1
                 lane.results.put(FrameResult(frame, ()))
             return
         for (lane, _), detections in zip(taken, engine.detector([f for _, f in taken])):

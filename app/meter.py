@@ -42,8 +42,13 @@ class Numbers:
 
     @property
     def dropped_s(self) -> float:
-        """Dropped pictures as seconds of the source."""
-        return sum(self.dropped.values()) / self.in_hz if self.in_hz > 0 else 0.0
+        """Pictures dropped since the network was loaded, as seconds of the source."""
+        return sum(self.lost.values()) / self.in_hz if self.in_hz > 0 else 0.0
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Drops by reason without those of the warm-up."""
+        return {k: v for k, v in self.dropped.items() if k != "loading"}
 
 
 class Meter:
@@ -122,7 +127,7 @@ class Meter:
                 read=self._counts["read"],
                 done=self._counts["done"],
                 shown=self._counts["shown"],
-                dropped={k: v for k, v in self._dropped.items() if v and k != "closing"},
+                dropped={k: v for k, v in self._dropped.items() if v},
                 silent_s=None if self._last_picture is None else now - self._last_picture,
             )
 
@@ -156,8 +161,8 @@ def status_line(numbers: Numbers, network: str, recorded_s: float | None) -> str
         lag,
         f"{n.people} {'person' if n.people == 1 else 'people'}",
     ]
-    if n.dropped:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in n.dropped.items())
+    if n.lost:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in n.lost.items())
         parts.append(f"dropped {n.dropped_s:.1f} s: {reasons}")
     if network:
         parts.append(network)
