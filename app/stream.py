@@ -1,0 +1,325 @@
+"""Results to other programs while they happen: VMC, OSC, JSON over UDP or WebSocket.
+
+Every receiver has a thread and a slot of its own where the newest result wins: a receiver that
+stalls loses results and never holds up the estimation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.app.formats.jsonl import frame_object
+from manypose.app.handover import Closed, Latest
+from manypose.errors import DeviceError, UsageError
+from manypose.pose import skeleton as sk
+from manypose.pose.joints import INDEX, JOINTS, ROOT, STATE_NAMES
+from manypose.pose.records import FrameResult, TrackedPerson
+
+log = logging.getLogger(__name__)
+
+DATAGRAM_BYTES = 1400  # safely below the 1500 of an Ethernet frame
+_UDP_BYTES_MAX = 65000
+Float = NDArray[np.floating[Any]]
+
+# Unity's HumanBodyBones -> joint whose rotation moves that bone.
+VMC_BONES: dict[str, str] = {
+    "Hips": "pelvis", "Spine": "spine", "Head": "neck", "LeftUpperArm": "l_shoulder",
+    "LeftLowerArm": "l_elbow", "LeftHand": "l_wrist", "RightUpperArm": "r_shoulder",
+    "RightLowerArm": "r_elbow", "RightHand": "r_wrist", "LeftUpperLeg": "l_hip",
+    "LeftLowerLeg": "l_knee", "LeftFoot": "l_ankle", "RightUpperLeg": "r_hip",
+    "RightLowerLeg": "r_knee", "RightFoot": "r_ankle",
+}  # fmt: skip
+# Camera axes to y-up right-handed, as a quaternion x y z w: half a turn about x.
+_Y_UP = np.array([1.0, 0, 0, 0])
+_ABOUT_Y = np.array([0.0, 1, 0, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a stream goes; without a host it stays on this machine."""
+
+    host: str
+    port: int
+
+    @staticmethod
+    def parse(text: str) -> Address:
+        """Return the address in "HOST:PORT" or "PORT".
+
+        Raises:
+            UsageError: the port is not a number from 1 to 65535.
+        """
+        host, _, port = text.rpartition(":")
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise UsageError(f"{text!r}: give HOST:PORT, as in 127.0.0.1:39539")
+        return Address(host or "127.0.0.1", int(port))
+
+
+class Stream:
+    """One receiver: a slot and the thread that empties it into `send`."""
+
+    def __init__(self, name: str, send: Callable[[FrameResult], None], end: Callable[[], None]):
+        self.name = name
+        self.sent = 0
+        self._send, self._end = send, end
+        self._slot: Latest[FrameResult] = Latest()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """How many results the receiver was too slow for."""
+        return self._slot.dropped["stale"]
+
+    def put(self, result: FrameResult) -> None:
+        """Hand a result over; never waits."""
+        if not self._slot.closed:
+            self._slot.put(result)
+
+    def _work(self) -> None:
+        failed = False
+        for result in self._slot:
+            try:
+                self._send(result)
+                self.sent += 1
+                failed = False
+            except OSError as error:
+                # a receiver that is not there (yet) is no reason to stop
+                if not failed:
+                    log.warning("%s: %s", self.name, error)
+                failed = True
+
+    def close(self) -> None:
+        """Send what is left, then end."""
+        self._slot.end()
+        self._thread.join(2.0)
+        self._slot.close()
+        self._end()
+
+
+def open_streams(
+    vmc: str | None = None,
+    osc: str | None = None,
+    udp: str | None = None,
+    websocket: str | None = None,
+    person: str = "all",
+) -> list[Stream]:
+    """Return the streams asked for; each argument is "HOST:PORT" or "PORT".
+
+    `person` is for VMC, where a receiver takes one avatar: "all" sends person k to port + k in the
+    order of their ids, "nearest" the nearest one, a number the person with that id.
+
+    Raises:
+        UsageError: an address or a person makes no sense.
+        DeviceError: a package is missing or the port is taken.
+    """
+    chosen = _chooser(person)
+    streams = []
+    if vmc:
+        streams.append(_udp("VMC", Address.parse(vmc), lambda r: vmc_datagrams(r, chosen)))
+    if osc:
+        streams.append(
+            _udp("OSC", Address.parse(osc), lambda r: [(0, d) for d in osc_datagrams(r)])
+        )
+    if udp:
+        streams.append(
+            _udp("UDP", Address.parse(udp), lambda r: [(0, d) for d in json_datagrams(r)])
+        )
+    if websocket:
+        streams.append(_websocket(Address.parse(websocket)))
+    return streams
+
+
+def _udp(
+    kind: str, to: Address, build: Callable[[FrameResult], Sequence[tuple[int, bytes]]]
+) -> Stream:
+    if kind != "UDP":
+        _osc_package()
+    family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
+    out = socket.socket(family, socket.SOCK_DGRAM)
+    out.setblocking(False)
+
+    def send(result: FrameResult) -> None:
+        for offset, datagram in build(result):
+            out.sendto(datagram, (to.host, to.port + offset))
+
+    return Stream(f"{kind} {to.host}:{to.port}", send, out.close)
+
+
+def _osc_package() -> Any:
+    try:
+        import pythonosc
+    except ImportError as e:
+        raise DeviceError("VMC and OSC need python-osc: pip install 'manypose[stream]'") from e
+    return pythonosc
+
+
+Chooser = Callable[[Sequence[TrackedPerson]], "list[tuple[int, TrackedPerson]]"]
+
+
+def _chooser(person: str) -> Chooser:
+    if person == "all":
+        return lambda people: list(enumerate(people))
+    if person == "nearest":
+
+        def nearest(people: Sequence[TrackedPerson]) -> list[tuple[int, TrackedPerson]]:
+            known = [p for p in people if np.isfinite(p.joints_m[ROOT]).all()]
+            return [(0, min(known, key=lambda p: float(p.joints_m[ROOT, 2])))] if known else []
+
+        return nearest
+    if not person.isdigit():
+        raise UsageError(f"--person {person!r}: all, nearest or the number of a person")
+    return lambda people: [(0, p) for p in people if p.track_id == int(person)]
+
+
+def vmc_datagrams(result: FrameResult, chosen: Chooser) -> list[tuple[int, bytes]]:
+    """Return (port offset, datagram) of the VMC messages of one frame, protocol 2.1.
+
+    Axes are Unity's (left-handed, y up, metres): world positions (x, y, -z) of the y-up world, the
+    rotations of bones in the avatar's own frame, which looks along z with x to its right.
+    """
+    out = []
+    for offset, person in chosen(result.people):
+        if person.rotations is None or not np.isfinite(person.rotations).all():
+            continue
+        messages: list[tuple[str, list[Any]]] = [
+            ("/VMC/Ext/OK", [1]),
+            ("/VMC/Ext/T", [float(result.frame.time_s)]),
+            ("/VMC/Ext/Root/Pos", ["root", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]),
+        ]
+        for bone, joint in VMC_BONES.items():
+            place, turn = _unity_bone(person, INDEX[joint])
+            messages.append(("/VMC/Ext/Bone/Pos", [bone, *map(float, place), *map(float, turn)]))
+        out += [(offset, datagram) for datagram in _bundles(messages)]
+    return out
+
+
+def _unity_bone(person: TrackedPerson, joint: int) -> tuple[Float, Float]:
+    """Return the local position and rotation (x y z w) of a bone in Unity's axes."""
+    assert person.rotations is not None
+    q = person.rotations[joint].astype(float)
+    if joint == ROOT:
+        world = sk.quaternion_multiply(_Y_UP, q)
+        x, y, z = person.joints_m[ROOT] * [1, -1, -1]
+        turned = sk.quaternion_multiply(world * [-1, -1, 1, 1], _ABOUT_Y)
+        return np.array([x, y, -z]), turned
+    parent = sk.KINEMATIC_PARENT[joint]
+    length = person.joints_m[joint] - person.joints_m[parent]
+    scale = float(np.linalg.norm(length)) if np.isfinite(length).all() else 0.0
+    rest = sk.REST_M[joint] - sk.REST_M[parent]
+    offset = rest / max(float(np.linalg.norm(rest)), 1e-9) * scale
+    return offset * [-1, 1, 1], q * [1, -1, -1, 1]
+
+
+def osc_datagrams(result: FrameResult) -> list[bytes]:
+    """Return the plain OSC messages of one frame.
+
+    /manypose/frame t n, /manypose/person id score, /manypose/joint id name x y z state, in
+    metres of the camera frame; missing joints are left out.
+    """
+    messages: list[tuple[str, list[Any]]] = [
+        ("/manypose/frame", [float(result.frame.time_s), len(result.people)])
+    ]
+    for p in result.people:
+        messages.append(("/manypose/person", [int(p.track_id), float(p.score)]))
+        for j, name in enumerate(JOINTS):
+            if np.isfinite(p.joints_m[j]).all():
+                place = [float(v) for v in p.joints_m[j]]
+                state = STATE_NAMES[int(p.state[j])]
+                messages.append(("/manypose/joint", [int(p.track_id), name, *place, state]))
+    return _bundles(messages)
+
+
+def _bundles(messages: Sequence[tuple[str, list[Any]]]) -> list[bytes]:
+    """Return OSC bundles that each fit one datagram."""
+    from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
+    from pythonosc.osc_message_builder import OscMessageBuilder
+
+    built = []
+    for address, values in messages:
+        builder = OscMessageBuilder(address)
+        for v in values:
+            builder.add_arg(v)
+        built.append(builder.build())
+    bundles, size = [], DATAGRAM_BYTES
+    for message in built:
+        size += message.size + 4
+        if size > DATAGRAM_BYTES:
+            bundles.append(OscBundleBuilder(IMMEDIATELY))
+            size = 16 + message.size + 4
+        bundles[-1].add_content(message)
+    return [b.build().dgram for b in bundles]
+
+
+def json_datagrams(result: FrameResult) -> list[bytes]:
+    """Return the frame as one JSON datagram, or one for each person where it would be too long."""
+    whole = frame_object(result)
+    text = json.dumps(whole, allow_nan=False, separators=(",", ":")).encode()
+    if len(text) <= _UDP_BYTES_MAX:
+        return [text]
+    return [
+        json.dumps({**whole, "persons": [p]}, allow_nan=False, separators=(",", ":")).encode()
+        for p in whole["persons"]
+    ]
+
+
+def _websocket(at: Address) -> Stream:
+    """Serve every result as one text message to all who connect."""
+    try:
+        from websockets.exceptions import ConnectionClosed
+        from websockets.sync.server import ServerConnection, serve
+    except ImportError as e:
+        raise DeviceError("WebSocket needs websockets: pip install 'manypose[stream]'") from e
+    clients: dict[ServerConnection, Latest[str]] = {}
+    lock = threading.Lock()
+
+    def talk(connection: ServerConnection) -> None:
+        slot: Latest[str] = Latest()
+        with lock:
+            clients[connection] = slot
+        try:
+            for text in slot:
+                connection.send(text)
+        except ConnectionClosed:
+            pass
+        finally:
+            with lock:
+                clients.pop(connection, None)
+            slot.close()
+
+    try:
+        server = serve(talk, at.host, at.port, compression=None)
+    except OSError as e:
+        raise DeviceError(f"WebSocket {at.host}:{at.port}: {e.strerror or e}") from e
+    thread = threading.Thread(target=server.serve_forever, name="websocket", daemon=True)
+    thread.start()
+
+    def send(result: FrameResult) -> None:
+        with lock:
+            slots = list(clients.values())
+        if slots:
+            text = json.dumps(frame_object(result), allow_nan=False, separators=(",", ":"))
+            for slot in slots:
+                try:
+                    slot.put(text)
+                except Closed:
+                    continue  # it left between the two lines
+
+    def end() -> None:
+        with lock:
+            for slot in clients.values():
+                slot.end()
+        time.sleep(0.05)  # lets the last message out
+        server.shutdown()
+        thread.join(2.0)
+
+    return Stream(f"WebSocket {at.host}:{at.port}", send, end)
