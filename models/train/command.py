@@ -1,0 +1,97 @@
+"""``manypose train``: the steps from photos to weights, one word each."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import logging
+from itertools import chain
+from pathlib import Path
+
+from manypose.errors import UsageError
+from manypose.models.train import checkpoints, packs, readers
+
+_LOG = logging.getLogger(__name__)
+
+# Steps with a module of their own: add_arguments(parser), run(args) -> exit code, one line of help.
+_MODULES: dict[str, tuple[str, str]] = {
+    "stage1": ("manypose.models.train.stage1", "train the network that sees the people"),
+    "stage2": ("manypose.models.train.stage2", "train the lifting to 3D"),
+    "render": ("manypose.models.train.synth.command", "render people with exact truth"),
+    "relabel": ("manypose.models.train.relabel", "label photos with the current network"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the steps and their options."""
+    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    for name, (module, text) in _MODULES.items():
+        if importlib.util.find_spec(module) is not None:
+            step = steps.add_parser(name, help=text, description=text, allow_abbrev=False)
+            importlib.import_module(module).add_arguments(step)
+            step.set_defaults(run_step=importlib.import_module(module).run)
+    pack = steps.add_parser("pack", help="gather sources of photos into parts under 60 MB",
+                            allow_abbrev=False)  # fmt: skip
+    pack.add_argument("sources", nargs="+", metavar="ADDRESS", help="as for stage1 --data")
+    pack.add_argument("--out", type=Path, required=True, help="folder of the pack")
+    pack.add_argument("--side", type=int, help="longer side of the pictures at most, px")
+    pack.set_defaults(run_step=_pack)
+    join = steps.add_parser("join", help="join weights that came in parts", allow_abbrev=False)
+    join.add_argument("parts", type=Path, help="ema.pt.parts.json, or its folder")
+    join.add_argument("--out", type=Path, help="file to write (default: beside the parts)")
+    join.set_defaults(run_step=_join)
+    score = steps.add_parser("score", help="score weights on photos", allow_abbrev=False)
+    score.add_argument("weights", type=Path, help="ema.pt of a run")
+    score.add_argument("--val", nargs="+", metavar="ADDRESS", required=True, help="photos")
+    score.add_argument("--size", default="512x320", help="input size (default 512x320)")
+    score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    score.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    score.add_argument("--sheet", type=Path, help="write a sheet of the people found (.jpg)")
+    score.set_defaults(run_step=_score)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen step; returns its exit code."""
+    code: int = args.run_step(args)
+    return code
+
+
+def _pack(args: argparse.Namespace) -> int:
+    if args.side is not None and args.side < 64:
+        raise UsageError(f"--side {args.side}: pictures need at least 64 px")
+    found = chain.from_iterable(readers.open_source(a) for a in args.sources)
+    if args.side is not None:
+        found = (packs.decoded(p, args.side) for p in found)  # type: ignore[assignment]
+    count = packs.write_pack(found, args.out)
+    _LOG.info("%d photos packed in %s", count, args.out)
+    return 0
+
+
+def _join(args: argparse.Namespace) -> int:
+    path, digest = checkpoints.join(args.parts, args.out)
+    _LOG.info("%s  %s", digest, path)
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    import torch
+
+    from manypose.models.train import scores, sheets, stage1
+    from manypose.pose.grouping import GroupingConfig
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    width, height = stage1.size_named(args.size)
+    device = stage1.device_named(args.device)
+    net, about = checkpoints.network(args.weights, device)
+    photos = [p for a in args.val for p in readers.open_source(a)]
+    predict = scores.of_network(net, width, height, device)
+    found = scores.evaluate(photos, predict)
+    top = scores.ceiling(photos, width, height)
+    _LOG.info("%s, %s images seen, %d photos at %dx%d: %s", args.weights, about.get("images", "?"),
+              len(photos), width, height, scores.line(found, top))  # fmt: skip
+    if args.sheet:
+        people = list(scores.decode(photos[:24], predict, GroupingConfig()))
+        sheets.people_sheet(args.sheet, people)
+    return 0

@@ -1,0 +1,143 @@
+"""Learning from another network: its maps for the very pictures of a batch, where it is sure.
+
+A teacher is any function from pictures (B, 3, H, W), BGR in [0, 1], to `Hints`. `open_teacher`
+makes one of a bottom-up network in an ONNX or OpenVINO file that answers OpenPose's maps of the
+COCO model: 18 or 19 heat-maps and 38 field channels at stride 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manypose.errors import WeightsError
+from manypose.models.heads import Maps
+from manypose.models.train.losses import heatmap_loss
+from manypose.models.train.targets import POSITIVE, Targets
+from manypose.pose.joints import INDEX_2D, LIMBS
+
+# OpenPose's COCO order: nose, neck, right arm, left arm, right leg, left leg, eyes, ears.
+_OPENPOSE = (
+    "nose", "neck", "r_shoulder", "r_elbow", "r_wrist", "l_shoulder", "l_elbow", "l_wrist",
+    "r_hip", "r_knee", "r_ankle", "l_hip", "l_knee", "l_ankle", "r_eye", "l_eye", "r_ear", "l_ear",
+)  # fmt: skip
+# Its limbs (from, to) by number, in the order of their channel pairs.
+_OPENPOSE_LIMBS = (
+    (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 2), (2, 3), (3, 4), (2, 16), (1, 5),
+    (5, 6), (6, 7), (5, 17), (1, 0), (0, 14), (0, 15), (14, 16), (15, 17),
+)  # fmt: skip
+_SURE = 0.3  # a teacher's answers below this say nothing about limbs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hints:
+    """A teacher's maps in our order.
+
+    heatmaps (B, n, h, w) of `joints`, our numbers; pafs (B, 2 m, h, w) of `limbs`.
+    """
+
+    heatmaps: Tensor
+    joints: tuple[int, ...]
+    pafs: Tensor
+    limbs: tuple[int, ...]
+
+
+Teacher = Callable[[Tensor], Hints]
+
+
+def loss(answer: Maps, hints: Hints, wanted: Targets) -> Tensor:
+    """Return the loss against the teacher's maps, where no label says anything else.
+
+    Labels win: cells near a labelled joint or limb are left out.
+    """
+    joints, limbs = list(hints.joints), list(hints.limbs)
+    size = answer.heatmaps.shape[-2:]
+    heat, pafs = (_resized(m, size) for m in (hints.heatmaps, hints.pafs))
+    free = (wanted.heatmaps[:, joints] <= POSITIVE).float()
+    total = heatmap_loss(answer.heatmaps[:, joints].float(), heat.clamp(0, 1), free)
+    if limbs:
+        b, _, h, w = answer.pafs.shape
+        ours = answer.pafs.float().reshape(b, -1, 2, h, w)[:, limbs]
+        theirs = pafs.reshape(b, len(limbs), 2, h, w)
+        sure = theirs.square().sum(2) > _SURE**2
+        weight = (1 - wanted.on_limb[:, limbs]) * torch.where(sure, 1.0, 0.15)
+        error = (ours - theirs).square().sum(2) * weight
+        total = total + error.sum() / (sure * weight).sum().clamp_min(1)
+    return total
+
+
+def _resized(maps: Tensor, size: torch.Size) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps.float()
+    return torch.nn.functional.interpolate(maps.float(), size=size, mode="bilinear")
+
+
+def open_teacher(path: Path, threads: int = 1) -> Teacher:
+    """Return a teacher from an OpenVINO (.xml) or ONNX file with OpenPose's maps.
+
+    Input: BGR in [0, 255]. Which output holds fields is told by its 38 channels.
+
+    Raises:
+        WeightsError: the file is missing or answers other maps.
+    """
+    import openvino as ov
+
+    core = ov.Core()
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1]
+        raise WeightsError(f"{path}: no network to learn from ({reason}): check --teacher") from (
+            None
+        )
+    compiled: dict[tuple[int, ...], Any] = {}
+    joints, limbs = _mapping()
+
+    def teacher(images: Tensor) -> Hints:
+        shape = tuple(images.shape)
+        if shape not in compiled:
+            model.reshape(list(shape))
+            compiled[shape] = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
+        found = list(compiled[shape]([images.cpu().numpy() * 255]).values())
+        heat = next((m for m in found if m.shape[1] in (18, 19)), None)
+        pafs = next((m for m in found if m.shape[1] == 38), None)
+        if heat is None or pafs is None:
+            got = ", ".join(str(m.shape) for m in found)
+            raise WeightsError(f"{path} answers {got}: a teacher has 19 and 38 channels")
+        return _hints(heat, pafs, joints, limbs, images.device)
+
+    return teacher
+
+
+def _mapping() -> tuple[list[tuple[int, int]], list[tuple[int, int, float]]]:
+    """Return (theirs, ours) of joints and (theirs, ours, sign) of limbs."""
+    ours = [INDEX_2D[name] for name in _OPENPOSE]
+    joints = list(enumerate(ours))
+    limbs = []
+    for n, (a, b) in enumerate(_OPENPOSE_LIMBS):
+        for sign, pair in ((1.0, (ours[a], ours[b])), (-1.0, (ours[b], ours[a]))):
+            if pair in LIMBS:
+                limbs.append((n, LIMBS.index(pair), sign))
+    return joints, limbs
+
+
+def _hints(
+    heat: NDArray[Any], pafs: NDArray[Any], joints: list[tuple[int, int]],
+    limbs: list[tuple[int, int, float]], device: torch.device,
+) -> Hints:  # fmt: skip
+    field = pafs.reshape(len(pafs), -1, 2, *pafs.shape[2:])
+    sign = np.array([s for *_, s in limbs], np.float32)[None, :, None, None, None]
+    ours = field[:, [n for n, *_ in limbs]] * sign
+    maps = heat[:, [n for n, _ in joints]]
+    return Hints(
+        torch.from_numpy(np.ascontiguousarray(maps)).to(device), tuple(k for _, k in joints),
+        torch.from_numpy(ours.reshape(len(pafs), -1, *pafs.shape[2:])).to(device),
+        tuple(k for _, k, _ in limbs),
+    )  # fmt: skip

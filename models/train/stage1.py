@@ -1,0 +1,220 @@
+"""``manypose train stage1``: from sources of photos to the weights of Stage I."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from dataclasses import asdict, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from manypose.errors import DeviceError, OutputError, UsageError
+from manypose.models.heads import BACKBONES, STRIDE
+from manypose.models.train import batches, checkpoints, distil, loop, ranks, readers, store
+from manypose.models.train.figures import figures
+from manypose.models.train.loop import Part, Recipe
+from manypose.models.train.packs import Photo
+from manypose.models.train.reports import Report
+
+_LOG = logging.getLogger(__name__)
+_GRID = 2 * STRIDE  # sides of the input are multiples of this
+
+PRESETS: dict[str, Recipe] = {
+    "gpu": Recipe(
+        parts=(Part(0.35, 320, 192, 256), Part(0.65, 512, 320, 128)), minutes=25, lr=2e-3,
+        score_every_s=180, compile=True,
+    ),
+    "cpu": Recipe(
+        parts=(Part(0.6, 256, 160, 16), Part(0.25, 384, 256, 12), Part(0.15, 512, 320, 8)),
+        minutes=480, lr=1.5e-3, score_every_s=1200,
+    ),
+    "smoke": Recipe(
+        parts=(Part(1.0, 256, 160, 8),), minutes=10, backbone="selecsls42", width=0.5, lr=2e-3,
+        weight_decay=1e-4, ema=0.98, how=batches.PLAIN, score_every_s=90, save_every_s=1e9,
+    ),
+}  # fmt: skip
+_PHOTO_SIDE = {"gpu": 512, "cpu": 384, "smoke": 384}
+_SMOKE_PHOTOS = 16
+# A person that can be learnt by heart to the last joint.
+_CLEAR_JOINTS, _CLEAR_SIDE_PX, _CLEAR_PEOPLE = 10, 80, 6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``manypose train stage1``."""
+    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--data", nargs="+", metavar="ADDRESS", default=[],
+        help="sources: " + ", ".join(f"{k}:PATH" for k in readers.READERS)
+        + "; options behind commas, such as coco:FILE.json,images=DIR,share=0.35",
+    )  # fmt: skip
+    parser.add_argument("--val", nargs="+", metavar="ADDRESS", default=[], help="hold-out photos")
+    parser.add_argument(
+        "--val-3d", nargs="+", metavar="ADDRESS", default=[], help="hold-out with true 3D"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/stage1"), help="folder of the run")
+    parser.add_argument("--minutes", type=float, help="the run ends on time, annealed")
+    parser.add_argument("--steps", type=int, help="end after so many steps instead")
+    parser.add_argument("--resume", action="store_true", help="go on from --out")
+    parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights")
+    parser.add_argument(
+        "--parts", metavar="SHARE:WxHxBATCH,...", help="sizes, such as 0.7:256x160x16,0.3:512x320x8"
+    )
+    parser.add_argument("--backbone", choices=BACKBONES, help="default selecsls60")
+    parser.add_argument("--width", type=float, help="factor on all channels (0.5: light)")
+    parser.add_argument("--lr", type=float, help="peak of the step size")
+    parser.add_argument("--weight-3d", type=float, help="of the 3D loss (default 0.3)")
+    parser.add_argument("--teacher", type=Path, help="network to learn from (.onnx, .xml)")
+    parser.add_argument("--weight-teacher", type=float, help="of its loss (default 0.5)")
+    parser.add_argument("--photo-side", type=int, help="photos are kept at this longer side, px")
+    parser.add_argument("--score-every", type=float, metavar="S", help="seconds between scores")
+    parser.add_argument("--score-size", metavar="WxH", help="input size for the scores")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="default: if fast")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile")
+    parser.add_argument("--seed", type=int, help="default 0")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train Stage I.
+
+    Raises:
+        UsageError: options make no sense together.
+        DeviceError: there is no such device.
+        SourceError: a source cannot be read.
+        WeightsError: --init or the run to resume are of another network.
+        OutputError: --out cannot be written.
+    """
+    began = time.monotonic()
+    recipe = _recipe(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # averaged weights that fade away make a CPU slow
+    device = ranks.join(device_named(args.device))
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = True
+    smoke = args.preset == "smoke"
+    if not args.data and not smoke:
+        raise UsageError("--data is missing: name the photos to train on, such as coco:FILE.json")
+    side = args.photo_side or _PHOTO_SIDE[args.preset]
+    _write_config(args, recipe)
+    if smoke:
+        held = _few(args.data, recipe)
+        val: list[Photo] = held
+        photos = store.load(held, side, device)
+        for size in {(p.width, p.height) for p in recipe.parts}:
+            top = Report(recipe, args.out, val, []).ceiling(size)
+            _LOG.info("ceiling of the decoder at %dx%d: AP %.3f", *size, top.get("AP", 0))
+    else:
+        val = [p for a in args.val for p in readers.open_source(a)]
+        photos = store.load(readers.mixed(args.data), side, device)
+    val_3d = [p for a in args.val_3d for p in readers.open_source(a)]
+    _LOG.info(
+        "%d photos (%.0f MiB on %s), %d to score on, read in %.0f s",
+        len(photos), photos.pixels.numel() / 2**20, device, len(val), time.monotonic() - began,
+    )  # fmt: skip
+    teacher = distil.open_teacher(args.teacher, args.threads or 1) if args.teacher else None
+    loop.train(recipe, photos, val, val_3d, args.out, args.init, args.resume, teacher, began)
+    _LOG.info("weights in %s", args.out / checkpoints.EMA)
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    recipe = PRESETS[args.preset]
+    given = {
+        "minutes": args.minutes, "steps": args.steps, "backbone": args.backbone,
+        "width": args.width, "lr": args.lr, "weight_encodings": args.weight_3d,
+        "weight_teacher": args.weight_teacher, "score_every_s": args.score_every,
+        "bf16": args.bf16, "compile": args.compile, "seed": args.seed,
+    }  # fmt: skip
+    recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
+    if args.parts:
+        recipe = replace(recipe, parts=_parts(args.parts))
+    if args.score_size:
+        recipe = replace(recipe, score_size=size_named(args.score_size))
+    if recipe.minutes <= 0 or recipe.width <= 0 or recipe.lr <= 0:
+        raise UsageError("--minutes, --width and --lr must be above 0")
+    return recipe
+
+
+def _parts(text: str) -> tuple[Part, ...]:
+    parts = []
+    for word in text.split(","):
+        share, _, rest = word.partition(":")
+        size, _, batch = rest.rpartition("x")
+        try:
+            parts.append(Part(float(share), *size_named(size), int(batch)))
+        except ValueError:
+            raise UsageError(f"--parts {word}: write SHARE:WxHxBATCH, 0.7:256x160x16") from None
+    return tuple(parts)
+
+
+def size_named(text: str) -> tuple[int, int]:
+    """Return width and height of an input size such as 512x320.
+
+    Raises:
+        UsageError: it is none, or not in multiples of 16.
+    """
+    words = text.lower().split("x")
+    if len(words) != 2 or not all(w.isdigit() and int(w) >= 32 and not int(w) % _GRID
+                                  for w in words):  # fmt: skip
+        raise UsageError(f"size {text}: width x height in multiples of {_GRID}, such as 512x320")
+    return int(words[0]), int(words[1])
+
+
+def device_named(name: str) -> str:
+    """Return the device of that name; "auto" is CUDA where it is.
+
+    Raises:
+        DeviceError: it cannot be had.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"no device {name} here ({reason}): choose --device cpu") from None
+    return name
+
+
+def _few(addresses: list[str], recipe: Recipe) -> list[Photo]:
+    """Return 16 photos whose people are all big and well labelled; without sources drawn ones."""
+    part = recipe.parts[0]
+    if not addresses:
+        return figures(_SMOKE_PHOTOS, part.width, part.height)
+    found = []
+    for item in chain.from_iterable(readers.open_source(a) for a in addresses):
+        labelled = (item.joints_px[:, :17, 2] > 0).sum(1)
+        clear = (labelled >= _CLEAR_JOINTS) & (item.box_px[:, 2:].max(1) > _CLEAR_SIDE_PX)
+        if 1 <= len(clear) <= _CLEAR_PEOPLE and clear.all() and item.known[:17].all():
+            found.append(replace(item, weight=1.0))
+        if len(found) == _SMOKE_PHOTOS:
+            break
+    if not found:
+        raise UsageError("--data has no photo in which every person is big and well labelled")
+    return found
+
+
+def _write_config(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Write how the run was started beside its weights."""
+    if ranks.here()[0]:
+        return
+    content = {
+        "preset": args.preset, "data": args.data, "val": args.val, "val_3d": args.val_3d,
+        "init": str(args.init) if args.init else None, "torch": torch.__version__,
+        "numpy": np.__version__, "recipe": asdict(recipe),
+    }  # fmt: skip
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, indent=1) + "\n"
+        (args.out / "config.json").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {args.out} ({error.strerror}): choose another --out"
+        ) from (None)
