@@ -195,7 +195,7 @@ def _declared_end(container: Any) -> float | None:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     duration = container.duration  # that of the longest stream: sound may outlast the pictures
     if duration and duration > 0 and len(container.streams) == 1:
-        return float(duration + max(container.start_time or 0, 0)) / 1e6
+        return float(duration) / 1e6  # Matroska counts from 0, also where the pictures start later
     return None
 
 
@@ -299,11 +299,13 @@ def _connect(address: str, config: Config) -> Any:
     options = dict(_STREAM_OPTIONS)
     if not address.lower().startswith("rtsp"):
         del options["rtsp_transport"]
+    start_s = time.monotonic()
     try:
         container = av.open(address, options=options, timeout=limits, metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = str(getattr(error, "strerror", "") or error).lower()
-        if isinstance(error, av.error.ExitError):  # how FFmpeg reports our time limit
+        # FFmpeg reports our own time limit in several ways; the clock tells.
+        if time.monotonic() - start_s > 0.9 * limits[0]:
             reason = f"no answer within {limits[0]:g} s"
         raise SourceError(
             f"{shown}: the stream cannot be opened ({reason}). Check address, password and network."
