@@ -5,11 +5,7 @@ All pictures of a batch are made at once, on the device. Colours are 0 to 255, R
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,11 +15,12 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
 from manypose.errors import SourceError
+from manypose.models.train.packs import decoded
+from manypose.models.train.readers import open_source
 from manypose.models.train.synth.scene import View
 
 _PHOTO_SHARE, _ROOM_SHARE = 0.7, 0.24  # the rest is noise; without photographs rooms take over
 _PHOTO_SIZE = (360, 576)
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 class Chance:
@@ -43,35 +40,25 @@ class Chance:
         return torch.randn(*shape, generator=self._source, device=self.device)
 
 
-def read_photos(folder: Path, limit: int = 400) -> Tensor:
+def read_photos(address: str, limit: int = 400) -> Tensor:
     """Return people-free photographs (N, 3, 360, 576) uint8 RGB, at most `limit`, evenly chosen.
 
-    folder: pictures that show nobody, or a photo pack (labels_train.json.gz beside its image
-    files), from which the pictures without any person are taken.
+    address: a source of training pictures (see `train.readers`), of which those without any person
+    are taken, or just a folder of pictures that show nobody.
 
     Raises:
         SourceError: there is no such picture.
     """
-    if (folder / "labels_train.json.gz").is_file():
-        chosen = list(_packed(folder))
-    else:
-        chosen = [p.read_bytes() for p in sorted(folder.glob("*")) if p.suffix.lower() in _SUFFIXES]
+    chosen = [
+        item
+        for item in open_source(address)
+        if not len(item.joints_px) and not len(item.ignore_px) and item.known.any()
+    ]
     step = max(1, -(-len(chosen) // limit))
-    read = (cv2.imdecode(np.frombuffer(b, np.uint8), cv2.IMREAD_COLOR) for b in chosen[::step])
-    photos = [_cover(np.asarray(image, np.uint8)) for image in read if image is not None]
+    photos = [_cover(np.asarray(decoded(item).picture, np.uint8)) for item in chosen[::step]]
     if not photos:
-        raise SourceError(f"{folder} holds no picture without people: name another with --photos")
+        raise SourceError(f"{address} holds no picture without people: name another with --photos")
     return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous()
-
-
-def _packed(folder: Path) -> Iterator[bytes]:
-    with gzip.open(folder / "labels_train.json.gz") as file:
-        rows = json.load(file)["images"]
-    for row in rows:
-        if not row["persons"] and not row["ignore"] and row["unlabelled_people"] == "no":
-            with (folder / row["shard"]).open("rb") as shard:
-                shard.seek(row["offset"])
-                yield shard.read(row["length"])
 
 
 def _cover(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

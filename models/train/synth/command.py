@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--avatars", type=Path, required=True, help="avatars.zip")
     parser.add_argument("--mocap", type=Path, required=True, help="mocap.npz")
     parser.add_argument(
-        "--photos", type=Path, help="folder of pictures without people, or a photo pack"
-    )
+        "--photos", metavar="SOURCE",
+        help="backgrounds: a folder of pictures without people, or photos:FOLDER, coco:FILE, ...",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder for the parts")
     parser.add_argument("--count", type=int, default=1000, help="pictures (default 1000)")
     parser.add_argument("--size", default="512x320", help="width x height, px (default 512x320)")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import conv2d, interpolate, pad
 
 from manypose.models.train.synth.backgrounds import Chance, clutter, noise, shape_masks
 
@@ -69,7 +69,11 @@ def sample_occluders(chance: Chance, count: int, height: int, width: int) -> tup
     paint = torch.zeros(count, 3, height, width, device=chance.device)
     busy = ((wanted > 0) | desk).nonzero()[:, 0]
     if len(busy):
-        paint[busy] = clutter(chance, noise(chance, len(busy), height, width), 6)
+        # Soft enough at half size, a quarter of the work.
+        rough = noise(chance, len(busy), height // 2, width // 2)
+        paint[busy] = interpolate(
+            clutter(chance, rough, 6), size=(height, width), mode="bilinear", align_corners=False
+        )
     for s in range(len(_OCCLUDERS_SHARES) - 1):
         some = (wanted > s).nonzero()[:, 0]
         if len(some):

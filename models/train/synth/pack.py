@@ -29,14 +29,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manypose.errors import OutputError, SourceError
-from manypose.models.train.packs import Photo, photo
-from manypose.models.train.synth.labels import OUTSIDE, SEEN, Truth, joints_2d
-from manypose.pose.joints import INDEX, JOINTS, ROOT
+from manypose.models.train.synth.labels import OUTSIDE, Truth, joints_2d
+from manypose.pose.joints import JOINTS
 
 FORMAT = "manypose-render-1"
-# People of whom less is seen are neither taught nor denied.
-_AREA_PX_MIN, _SEEN_MIN = 60, 3
-_TALL_MAX = 1.5  # picture heights
 _QUALITIES = (45, 96)  # of the JPEG files: its blocks are part of what a camera delivers
 
 
@@ -185,38 +181,3 @@ def _decoded(data: NDArray[np.uint8], ends: NDArray[Any], how: int) -> NDArray[n
     if image is None:
         raise SourceError("a rendered picture is damaged: render the part again")
     return np.asarray(image, np.uint8)
-
-
-def as_photo(picture: RenderedPicture, key: str, weight: float = 1.0) -> Photo:
-    """Return a rendered picture as a labelled photograph with exact 3D joints.
-
-    Joints in metres from the pelvis are turned into the axes of a camera that looks straight at the
-    neck. People hardly seen (under 60 px or three joints) or far taller than the picture become
-    boxes to ignore; people with no joint in the picture are left out.
-    """
-    low = np.where(picture.seen[..., None] > 0, picture.joints_px, np.inf)[..., 1].min(1)
-    high = np.where(picture.seen[..., None] > 0, picture.joints_px, -np.inf)[..., 1].max(1)
-    inside = (picture.seen != OUTSIDE).any(1)
-    good = inside & (picture.area_px >= _AREA_PX_MIN)
-    good &= (picture.seen == SEEN).sum(1) >= _SEEN_MIN
-    good &= high - low < _TALL_MAX * picture.image.shape[0]
-    joints = np.concatenate([picture.joints_px, picture.seen[..., None]], 2).astype(np.float32)
-    joints[picture.seen == OUTSIDE] = 0
-    from_pelvis = picture.joints_m - picture.joints_m[:, ROOT : ROOT + 1]
-    turn = facing(picture.joints_m[:, INDEX["neck"]])
-    body = np.einsum("pij,pkj->pki", turn, from_pelvis).astype(np.float32)
-    return photo(
-        picture.image, key, "render", joints[good],
-        box_px=picture.box_px[good], area_px=picture.area_px[good].astype(np.float32),
-        joints_m=body[good], weight_3d=np.ones(body.shape[:2], np.float32)[good],
-        ignore_px=picture.box_px[inside & ~good], weight=weight,
-    )  # fmt: skip
-
-
-def facing(rays: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the smallest rotations (P, 3, 3) that turn rays (P, 3) onto the optical axis."""
-    a = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    x, y, z = a.astype(np.float64).T
-    zero = np.zeros_like(x)
-    k = np.stack([zero, zero, -x, zero, zero, -y, x, y, zero], 1).reshape(-1, 3, 3)
-    return np.asarray(np.eye(3) + k + k @ k / (1 + z)[:, None, None])
