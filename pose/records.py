@@ -149,6 +149,22 @@ class TrackedPerson:
         _check("TrackedPerson.state", self.state, _J)
         _check("TrackedPerson.box_px", self.box_px, 4)
 
+    # The short names of the result files, for those who read results in Python.
+    @property
+    def id(self) -> int:
+        """The track_id."""
+        return self.track_id
+
+    @property
+    def kp3d(self) -> Float:
+        """Joints (J, 3) in the camera frame, metres, NaN = missing."""
+        return self.joints_m
+
+    @property
+    def kp2d(self) -> Float:
+        """Joints (K, 3): x, y in px, NaN = not seen, and confidence."""
+        return np.concatenate([self.joints_px, self.confidence[:, None]], 1)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameResult:
@@ -157,6 +173,16 @@ class FrameResult:
     frame: Frame
     people: tuple[TrackedPerson, ...]
     stage_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def t(self) -> float:
+        """The frame's time in seconds."""
+        return self.frame.time_s
+
+    @property
+    def persons(self) -> tuple[TrackedPerson, ...]:
+        """The people, under the name the result files use."""
+        return self.people
 
 
 @dataclass(frozen=True, slots=True, eq=False)
