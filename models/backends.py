@@ -12,7 +12,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from manypose.models.preprocess import letterbox
 from manypose.models.sessions import (
     RUNTIMES,
     Array,
+    Info,
     Session,
     Wish,
     cache_folder,
@@ -42,32 +43,6 @@ log = logging.getLogger(__name__)
 
 _PROBE_ROUNDS = 5
 _OUTPUTS = {"heatmaps": len(JOINTS_2D), "pafs": 2 * len(LIMBS), "encodings": 3 * len(JOINTS)}
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """What runs where, for logs, results and benchmarks."""
-
-    model: str
-    file: str
-    sha256: str
-    runtime: str
-    engine: str
-    device: str
-    precision: str
-    threads: int
-    batch: int
-    input_size: tuple[int, int]
-    licence: str
-    chosen: str  # why: "asked for", "timed: ...", "remembered: ..."
-
-    def line(self) -> str:
-        """Return the one line that a run logs."""
-        return (
-            f"{self.model} ({self.precision}, {self.input_size[0]}x{self.input_size[1]}) on "
-            f"{self.device} by {self.engine}, {self.threads} threads; {self.chosen}; "
-            f"{Path(self.file).name} {self.sha256[:12]}"
-        )
 
 
 class StageOneNetwork:
@@ -143,7 +118,7 @@ def load_network(
     model: str = "full",
     backend: str = "auto",
     device: str = "auto",
-    threads: int = 0,
+    threads: int | None = 0,
     precision: str = "auto",
     batch: int = 1,
 ) -> StageOneNetwork:
@@ -153,7 +128,7 @@ def load_network(
         model: a name of `manypose models list` or an .onnx file.
         backend: auto, or a key of `RUNTIMES`.
         device: auto, cpu, cuda, cuda:1, tensorrt; auto takes CUDA where it works.
-        threads: of the CPU; 0 for all cores this process may use.
+        threads: of the CPU; 0 or None for all cores this process may use.
         precision: auto, fp32, int8 (its own file), bf16 or fp16 (where the engine has it).
         batch: frames given per call; more than one runs several at once (recorded video).
 
@@ -172,7 +147,7 @@ def load_network(
     sizes = {row.path: _check(row.path) for row in rows}
     if backend != "auto" and backend not in RUNTIMES:
         raise UsageError(f"no runtime {backend!r}; there are auto, {', '.join(RUNTIMES)}")
-    threads = threads if threads > 0 else cores()
+    threads = threads if threads and threads > 0 else cores()
     wish = Wish(device, threads, precision, batch)
     row, runtime, session, chosen = _placed(rows, backend, wish, digest)
     info = Info(
@@ -187,7 +162,7 @@ def load_front_end(
     model: str = "full",
     backend: str = "auto",
     device: str = "auto",
-    threads: int = 0,
+    threads: int | None = 0,
     precision: str = "auto",
     batch: int = 1,
     grouping: GroupingConfig | None = None,
@@ -202,7 +177,7 @@ def load_front_end(
         from manypose.models import topdown
 
         weights.verify(rows[0])
-        return topdown.load(rows[0].path, backend, device, threads, rows[0].name)
+        return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name)
     network = load_network(model, backend, device, threads, precision, batch)
     return StageOneFrontEnd(network, grouping or GroupingConfig())
 

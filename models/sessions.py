@@ -50,6 +50,32 @@ class Session:
     engine: str
 
 
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What runs where, for logs, results and benchmarks."""
+
+    model: str
+    file: str
+    sha256: str
+    runtime: str
+    engine: str
+    device: str
+    precision: str
+    threads: int
+    batch: int
+    input_size: tuple[int, int]  # width, height
+    licence: str
+    chosen: str  # why: "asked for", "timed: ...", "remembered: ..."
+
+    def line(self) -> str:
+        """Return the one line that a run logs."""
+        return (
+            f"{self.model} ({self.precision}, {self.input_size[0]}x{self.input_size[1]}) on "
+            f"{self.device} by {self.engine}, {self.threads} threads; {self.chosen}; "
+            f"{Path(self.file).name} {self.sha256[:12]}"
+        )
+
+
 def cores() -> int:
     """Return how many cores this process may use (affinity and container quota)."""
     count = (

@@ -122,6 +122,11 @@ class Detector:
         self._front_end = front_end
         self._lift = lift
 
+    @property
+    def front_end(self) -> FrontEnd:
+        """The 2D front end in use."""
+        return self._front_end
+
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
         """Return the people of every frame, with milliseconds for the front end and `lift`."""
         result = []
