@@ -83,6 +83,10 @@ def _first_camera(needed: bool) -> str:
     return f"camera:{cameras[0].index}" if cameras else "camera:0"
 
 
+def _is_camera(address: str) -> bool:
+    return address.isdigit() or address.startswith("camera:")
+
+
 def _show(args: argparse.Namespace, config: Config, addresses: list[str]) -> int:
     from manypose.app.lanes import Lanes, Playback
     from manypose.app.live_feed import LiveFeed
@@ -101,11 +105,15 @@ def _show(args: argparse.Namespace, config: Config, addresses: list[str]) -> int
         record=Path(args.record) if args.record else None,
         duration_s=args.duration,
         smoothing=config.filter.preset,
+        # with a camera that fails the window stays: another one can be chosen in it
+        leave_on_error=not any(_is_camera(a) for a in addresses),
     )
     try:
         code = show(feed)
     finally:
         lanes.close()
+    if (failure := feed.source_error()) is not None:
+        raise failure
     if isinstance(lanes.error, ManyposeError):
         raise lanes.error
     if lanes.error is not None and not isinstance(lanes.error, Closed):

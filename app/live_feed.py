@@ -41,6 +41,7 @@ class LiveFeed:
         record: Path | None = None,
         duration_s: float | None = None,
         smoothing: str = "normal",
+        leave_on_error: bool = False,
     ) -> None:
         self.smoothing = tuple(
             (name, _delay_ms(round(100 * _LEVELS[name]))) for name in ("steady", "normal", "fast")
@@ -52,6 +53,7 @@ class LiveFeed:
         self._record_first = record is not None
         self._began = time.monotonic()
         self._duration_s = duration_s
+        self._leave_on_error = leave_on_error
         self._views = [View(lane.name, 0, message=lane.message) for lane in lanes.lanes]
         self._frames: list[Frame | None] = [None] * len(lanes.lanes)
         self._serial = 0
@@ -209,8 +211,16 @@ class LiveFeed:
         """Return whether the time asked for is over or nothing more can come."""
         if self._lanes.error is not None and self._lanes.engine is None:
             return isinstance(self._lanes.error, ManyposeError)
+        if self._leave_on_error and self.source_error() is not None:
+            return True
         limit = self._duration_s
         return limit is not None and time.monotonic() - self._began >= limit
+
+    def source_error(self) -> ManyposeError | None:
+        """Return why no source has ever given a picture, None if one has or still may."""
+        errors = [lane.error for lane in self._lanes.lanes]
+        nothing = all(view.image is None for view in self._views)
+        return errors[0] if nothing and all(e is not None for e in errors) else None
 
     def close(self) -> None:
         """Stop all threads and finish a recording."""

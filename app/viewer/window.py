@@ -370,6 +370,7 @@ def show(feed: Feed) -> int:
     Raises:
         DeviceError: there is no display.
         KeyboardInterrupt: Ctrl-C, after the window has closed cleanly.
+        SystemExit: the system asked the program to end; the same, with 143.
     """
     import signal
 
@@ -394,4 +395,6 @@ def show(feed: Feed) -> int:
         QApplication.processEvents()
     if signal.SIGINT in interrupted:
         raise KeyboardInterrupt
+    if interrupted:
+        raise SystemExit(128 + interrupted[0])
     return 0
