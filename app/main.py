@@ -41,7 +41,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "play": ("manypose play out/clip", "manypose play last"),
     "export": ("manypose export out/clip --to bvh,trc", "manypose export out/clip --to c3d -o c3d"),
     "rescale": ("manypose rescale out/clip --height 1.78", "manypose rescale out/clip --scale 0.9"),
-    "eval": ("manypose eval mupots --root DIR", "manypose eval --help"),
+    "eval": ("manypose eval coco out/photos truth.json", "manypose eval mupots MuPoTS out --json"),
     "bench": ("manypose bench", "manypose bench clip.mp4 --json"),
     "calibrate": ("manypose calibrate board.mp4 -o cam.toml", "manypose calibrate --help"),
     "cameras": ("manypose cameras", "manypose cameras --json"),

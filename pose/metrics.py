@@ -139,15 +139,16 @@ def with_true_bones(
     """Return `found` (..., J, 3) with the true bone lengths and its own bone directions.
 
     The first joint of `order` stays; every other one is set from its parent, which must come
-    earlier. A found bone of no length stays of no length. It gives limb lengths away for free, so
-    publish the figure without it too.
+    earlier. A found bone of no length stays of no length, one without truth keeps its own. It
+    gives limb lengths away for free, so publish the figure without it too.
     """
     parent = np.asarray(parents)
     bone = found - found[..., parent, :]
     wanted = np.linalg.norm(truth - truth[..., parent, :], axis=-1)
     length = np.linalg.norm(bone, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        bone = bone * np.where(length > 0, wanted / length, 0)[..., None]
+        scale = np.where(np.isfinite(wanted), wanted / length, 1)
+    bone = bone * np.where(length > 0, scale, 0)[..., None]
     out = np.array(found, np.float64)
     for joint in order[1:]:
         out[..., joint, :] = out[..., parent[joint], :] + bone[..., joint, :]
