@@ -49,22 +49,22 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "steady": Preset(
-        angle=OneEuroSettings(0.8, 1.0),
-        root=OneEuroSettings(0.8, 2.0),
-        depth=OneEuroSettings(0.3, 0.6),
-        pixel=OneEuroSettings(1.0, 8.0),
+        angle=OneEuroSettings(0.4, 1.2, 2.0),
+        root=OneEuroSettings(0.3, 5.0, 3.0),
+        depth=OneEuroSettings(0.2, 0.6, 1.0),
+        pixel=OneEuroSettings(0.8, 8.0, 2.0),
     ),
     "normal": Preset(
-        angle=OneEuroSettings(1.5, 2.5),
-        root=OneEuroSettings(1.5, 5.0),
-        depth=OneEuroSettings(0.5, 1.2),
-        pixel=OneEuroSettings(2.0, 16.0),
+        angle=OneEuroSettings(0.3, 2.5, 3.0),
+        root=OneEuroSettings(0.4, 8.0, 3.0),
+        depth=OneEuroSettings(0.2, 0.8, 1.0),
+        pixel=OneEuroSettings(1.0, 20.0, 3.0),
     ),
     "fast": Preset(
-        angle=OneEuroSettings(4.0, 6.0),
-        root=OneEuroSettings(4.0, 10.0),
-        depth=OneEuroSettings(1.0, 2.5),
-        pixel=OneEuroSettings(5.0, 30.0),
+        angle=OneEuroSettings(1.0, 8.0, 3.0),
+        root=OneEuroSettings(1.5, 14.0, 3.0),
+        depth=OneEuroSettings(0.5, 2.0, 1.0),
+        pixel=OneEuroSettings(4.0, 40.0, 3.0),
     ),
 }
 

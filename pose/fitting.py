@@ -37,10 +37,12 @@ class FitWeights:
     a picture 512 wide (the grid of the network); both add up. image_outlier_m: 2D residuals beyond
     this lose influence (Cauchy). face_ratio: how much worse points of the face are.
     limit_rad: softness of the joint limits; rest_rad: pull to the middle of the range, which
-    decides only what nothing else sees. turn_rad_s2 and shift_m_s2: expected accelerations of
-    joints and of the root across the line of sight; depth_m_s2: along it; *_floor: the least
-    error of a prediction. depth_ratio scales Stage II's error of the distance. damping: share of
-    the diagonal added (Levenberg-Marquardt). memory_s: how fast a predicted velocity dies away.
+    decides only what nothing else sees. turn_floor_rad, shift_floor_m and depth_floor_m: how far
+    a frame may lead from the pose predicted for somebody at rest (joints; root across and along
+    the line of sight), for steps of 1/30 s; *_share: what is added for each unit moved by the
+    prediction. depth_ratio scales Stage II's error of the distance. speed_s: time constant of the
+    velocities; memory_s: how fast a predicted velocity dies away. damping: share of the diagonal
+    added (Levenberg-Marquardt).
     """
 
     points_m: float = 1.0
@@ -50,12 +52,13 @@ class FitWeights:
     face_ratio: float = 2.5
     limit_rad: float = 0.05
     rest_rad: float = 1.5
-    turn_rad_s2: float = 60.0
-    turn_floor_rad: float = 0.03
-    shift_m_s2: float = 25.0
-    shift_floor_m: float = 0.01
-    depth_m_s2: float = 8.0
-    depth_floor_m: float = 0.01
+    turn_floor_rad: float = 0.05
+    turn_share: float = 1.0
+    shift_floor_m: float = 0.02
+    shift_share: float = 1.0
+    depth_floor_m: float = 0.015
+    depth_share: float = 0.5
+    speed_s: float = 0.03
     depth_ratio: float = 1.0
     damping: float = 1e-3
     memory_s: float = 0.15
@@ -138,7 +141,17 @@ class Fitter:
             turn = self._turn_speed[k] * fade[known, None, None]
             rotations[known] = sk.quaternion_multiply(self._rotations[k], sk.exp_map(turn))
         before_root, before = self._root[rows].copy(), self._rotations[rows].copy()
-        prior = _Prior(root, rotations, dt, known, far, evidence.root_sigma_m * ratio, w)
+        prior = _Prior(
+            root,
+            rotations,
+            dt,
+            known,
+            far,
+            evidence.root_sigma_m * ratio,
+            w,
+            self._root_speed[rows],
+            self._turn_speed[rows],
+        )
         measure = _Measure(target, evidence, offsets, w)
         count = w.first_iterations if new.any() else w.iterations
         for _ in range(count):
@@ -167,8 +180,12 @@ class Fitter:
         speed = (root - before_root) / step[:, None]
         turn = sk.log_map(sk.quaternion_multiply(sk.conjugate(before), rotations))
         turn = turn / step[:, None, None]
-        self._root_speed[rows] = np.where(moved[:, None], speed, 0)
-        self._turn_speed[rows] = np.where(moved[:, None, None], turn, 0)
+        gain = np.where(moved, step / (step + self._weights.speed_s), 1.0)[:, None]
+        old = np.where(known[:, None], self._root_speed[rows], 0)
+        self._root_speed[rows] = old + gain * (np.where(moved[:, None], speed, old) - old)
+        old = np.where(known[:, None, None], self._turn_speed[rows], 0)
+        turn = np.where(moved[:, None, None], turn, old)
+        self._turn_speed[rows] = old + gain[..., None] * (turn - old)
         self._root[rows], self._rotations[rows], self._time[rows] = root, rotations, time_s
 
 
@@ -177,14 +194,22 @@ class _Prior:
 
     def __init__(
         self, root: Float, rotations: Float, dt: Float, known: NDArray[np.bool_], far: Float,
-        far_sigma: Float, w: FitWeights,
+        far_sigma: Float, w: FitWeights, root_speed: Float, turn_speed: Float,
     ) -> None:  # fmt: skip
         self.root, self.far = root.copy(), far
         self.inverse = sk.conjugate(rotations)
-        sigma = w.turn_floor_rad + w.turn_rad_s2 * dt**2
-        self.turn = np.where(known, 1 / sigma**2, 0.0)
-        across = w.shift_floor_m + w.shift_m_s2 * dt**2
-        along = w.depth_floor_m + w.depth_m_s2 * dt**2
+        turning = np.concatenate(
+            [np.abs(turn_speed[:, ROOT]), np.abs(turn_speed[:, sk.DOF_JOINT, sk.DOF_AXIS])], 1
+        )
+        sigma = (
+            w.turn_floor_rad * np.sqrt(np.maximum(dt, 1e-3) * 30)[:, None]
+            + w.turn_share * turning * dt[:, None]
+        )
+        self.turn = np.where(known[:, None], 1 / sigma**2, 0.0)
+        speed = np.linalg.norm(root_speed, axis=-1)
+        spread = np.sqrt(np.maximum(dt, 1e-3) * 30)
+        across = w.shift_floor_m * spread + w.shift_share * speed * dt
+        along = w.depth_floor_m * spread + w.depth_share * speed * dt
         ray = far / np.linalg.norm(far, axis=-1, keepdims=True)
         line = ray[:, :, None] * ray[:, None, :]
         rest = np.eye(3) - line
@@ -248,8 +273,8 @@ def _iterate(
     away = sk.log_map(sk.quaternion_multiply(prior.inverse, rotations))
     turn = np.concatenate([away[:, ROOT], away[:, sk.DOF_JOINT, sk.DOF_AXIS]], 1)
     diagonal = np.zeros((n, d))
-    diagonal[:, 3:] = prior.turn[:, None]
-    g[:, 3:] += prior.turn[:, None] * turn
+    diagonal[:, 3:] = prior.turn
+    g[:, 3:] += prior.turn * turn
 
     c = sk.coordinates(rotations)
     beyond = np.minimum(c - sk.DOF_LOW, 0) + np.maximum(c - sk.DOF_HIGH, 0)

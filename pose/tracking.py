@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.pose.joints import INDEX_2D, OKS_SIGMAS
+from manypose.pose.appearance import TORSO, appearance, colour_distances
+from manypose.pose.joints import OKS_SIGMAS
 from manypose.pose.records import Frame, Person3D
 
 Float = NDArray[np.floating[Any]]
@@ -34,6 +35,7 @@ class TrackingConfig:
     likeness_max: float = 0.30  # largest distance of clothes that brings an id back
     likeness_margin: float = 0.08  # by which the second best must be worse
     speed_max_m_s: float = 6.0
+    wait_s: float = 1.0  # a new person without visible clothes waits, while others are gone
     min_age: int = 3  # frames before a new person is shown
     min_score: float = 0.2
     people_max: int = 20
@@ -56,7 +58,8 @@ class Track:
     velocity_m: Float = field(default_factory=lambda: np.zeros(3))
     pose_m: Float = field(default_factory=lambda: np.zeros((0, 3)))
     colours: Float | None = None
-    colours_age: int = 0
+    colours_seen: int = 0
+    born_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,10 +74,15 @@ class Matches:
     reset: bool
 
 
-_TORSO = tuple(INDEX_2D[n] for n in ("l_shoulder", "r_shoulder", "r_hip", "l_hip"))
-_KNEES = tuple(INDEX_2D[n] for n in ("r_knee", "l_knee"))
-_HUES, _GREYS, _SATURATIONS = 12, 4, 2
-_BINS = _HUES * _SATURATIONS + _GREYS
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """The people of one frame as arrays over M detections."""
+
+    points: Float
+    sizes: Float
+    poses: Float
+    roots: Float
+    scores: Float
 
 
 class Tracker:
@@ -85,10 +93,13 @@ class Tracker:
         self._tracks: list[Track] = []
         self._gone: list[Track] = []
         self._next_id = 0
+        # the import takes a tenth of a second, which belongs to the start, not to the first frame
+        from scipy.optimize import linear_sum_assignment  # noqa: F401
+
         self._free = list(range(slot_count(config)))[::-1]
         self._time_s: float | None = None
         self._thumbnail: Float | None = None
-        self._f_px = 1.0
+        self._frames = 0
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -101,71 +112,108 @@ class Tracker:
         A time before the last one forgets all motion; a cut in the video forgets all people.
         """
         now = frame.time_s
-        reset = False
-        if self._time_s is not None and now < self._time_s:
-            for track in self._tracks:
-                track.seen_s = now
-                track.velocity_px = np.zeros(2)
-                track.velocity_m = np.zeros(3)
-            for track in self._gone:
-                track.seen_s = min(track.seen_s, now)
-            reset = True
+        reset = self._time_s is not None and now < self._time_s
+        if reset:
+            self._rewind(now)
         self._time_s = now
-        self._f_px = float(frame.camera.K[0, 0])
-        points, sizes, poses, roots = _stack(people)
-        colours = appearance(frame.image, points)
-        crowded = _covered(points, roots)
-
-        cost = self._costs(now, points, sizes, poses, roots, colours)
+        self._frames += 1
+        seen = _stack(people)
+        near, cost = self._costs(now, seen)
+        colours = self._look(frame, seen, near)
+        if cost.size:
+            cost = cost + 0.2 * colour_distances([t.colours for t in self._tracks], colours)
         pairs = _assign(cost, self._config.cost_max)
         change = self._changed(frame)
+        cut = change > 0.85 or (change > 0.5 and len(pairs) < 0.5 * max(len(self._tracks), 1))
         ended: list[Track] = []
-        explained = len(pairs) >= 0.5 * max(len(self._tracks), 1)
-        if change > 0.85 or (change > 0.5 and not explained):
-            ended = self._tracks
-            self._tracks, self._gone, pairs, reset = [], [], [], True
+        if cut:
+            ended, self._tracks, self._gone, pairs = self._tracks, [], [], []
         matched = [(self._tracks[i], j) for i, j in pairs]
-        taken = {j for _, j in matched}
         hit = {id(track) for track, _ in matched}
         missed = [track for track in self._tracks if id(track) not in hit]
-        for track, j in matched:
-            self._observe(track, now, people[j], points[j], sizes[j], poses[j], roots[j])
-            if not crowded[j]:
-                _remember_colours(track, colours[j])
-
-        born, returned = [], []
-        rest = [
-            j for j in np.argsort([-p.score for p in (q.seen for q in people)]) if j not in taken
-        ]
-        for j in rest:
-            if people[j].seen.score < self._config.min_score or not self._free:
-                continue
-            if any(_same(points[j], sizes[j], points[i], sizes[i]) for i in taken):
-                continue  # a second reading of a person already there
-            track = Track(self._free.pop())
-            self._observe(track, now, people[j], points[j], sizes[j], poses[j], roots[j])
-            _remember_colours(track, colours[j])
-            self._tracks.append(track)
-            matched.append((track, int(j)))
-            taken.add(int(j))
-            born.append(track)
         for track in missed:
             track.misses += 1
             young = track.track_id < 0
             if now - track.seen_s > self._config.max_gap_s or (young and track.misses > 1):
                 ended.append(track)
-        self._retire(ended, keep=not (change > 0.5))
-        for track, _ in matched:
-            if track.track_id < 0 and track.hits >= self._config.min_age:
-                old = self._recognise(track, now)
-                if old is not None:
-                    self._gone.remove(old)
-                    track.track_id = old.track_id
-                    returned.append(track)
-                else:
-                    track.track_id = self._next_id
-                    self._next_id += 1
-        return Matches(matched, [t for t in missed if t not in ended], ended, born, returned, reset)
+        born = self._begin(now, seen, {j for _, j in matched})
+        matched += born
+        self._observe(matched, now, seen)
+        for track, j in matched:
+            look = colours[j]
+            if look is not None:
+                _remember_colours(track, look)
+        self._retire(ended, keep=not cut)
+        returned = self._name(now)
+        missed = [t for t in missed if t not in ended]
+        return Matches(matched, missed, ended, [t for t, _ in born], returned, reset or cut)
+
+    def _rewind(self, now: float) -> None:
+        """Time went back: positions still count, motion does not."""
+        for track in self._tracks:
+            track.seen_s = now
+            track.born_s = min(track.born_s, now)
+            track.velocity_px = np.zeros(2)
+            track.velocity_m = np.zeros(3)
+        for track in self._gone:
+            track.seen_s = min(track.seen_s, now)
+
+    def _look(self, frame: Frame, seen: _Seen, near: Float) -> list[Float | None]:
+        """Return the colours of those detections for whom they matter in this frame.
+
+        Reading them costs more than everything else here, so it is done where two people may be
+        taken for one another, for new people, and for everybody in every fifth frame; never for
+        somebody whose trunk another one hides.
+        """
+        colours: list[Float | None] = [None] * len(seen.points)
+        if not colours:
+            return colours
+        wanted = np.ones(len(colours), bool)
+        if near.size and self._frames % 5:
+            close = near > 0.15
+            rival = (close.sum(1) > 1)[:, None] & close
+            wanted = (close.sum(0) != 1) | rival.any(0)
+            unsure = np.array([t.colours_seen < 3 for t in self._tracks])
+            wanted |= (close & unsure[:, None]).any(0)
+        index = np.flatnonzero(wanted & ~_covered(seen.points, seen.roots))
+        for j, look in zip(index, appearance(frame.image, seen.points[index])):
+            colours[int(j)] = look
+        return colours
+
+    def _begin(self, now: float, seen: _Seen, taken: set[int]) -> list[tuple[Track, int]]:
+        """Return new tracks for detections nobody claims, unless they repeat another one."""
+        born = []
+        for j in np.argsort(-seen.scores).tolist():
+            if j in taken or seen.scores[j] < self._config.min_score or not self._free:
+                continue
+            others = sorted(taken)
+            size = np.maximum(seen.sizes[others], seen.sizes[j])[None]
+            if others and oks(seen.points[[j]], seen.points[others], size).max() > 0.9:
+                continue  # a second reading of a person already there
+            track = Track(self._free.pop(), born_s=now)
+            self._tracks.append(track)
+            born.append((track, j))
+            taken.add(j)
+        return born
+
+    def _name(self, now: float) -> list[Track]:
+        """Give ids to tracks old enough; return those of people known from before."""
+        returned = []
+        for track in self._tracks:
+            if track.track_id >= 0 or track.misses or track.hits < self._config.min_age:
+                continue
+            waits = self._gone and now - track.born_s < self._config.wait_s
+            if waits and track.colours_seen == 0:
+                continue  # somebody may be coming back: look at the clothes first
+            old = self._recognise(track, now)
+            if old is not None:
+                self._gone.remove(old)
+                track.track_id = old.track_id
+                returned.append(track)
+            else:
+                track.track_id = self._next_id
+                self._next_id += 1
+        return returned
 
     def forget(self) -> None:
         """End all tracks and the memory of people gone; ids go on."""
@@ -183,77 +231,95 @@ class Tracker:
         now = self._time_s or 0.0
         self._gone = [t for t in self._gone if now - t.seen_s <= self._config.memory_s][-200:]
 
-    def _observe(
-        self, track: Track, now: float, person: Person3D, points: Float, size: float,
-        pose: Float, root: Float,
-    ) -> None:  # fmt: skip
-        dt = now - track.seen_s
-        if track.hits and 1e-3 < dt <= self._config.max_gap_s:
-            gain = min(1.0, dt / 0.1)  # time constant of the velocities: a tenth of a second
-            both = np.isfinite(points[:, 0]) & np.isfinite(track.points_px[:, 0])
-            if both.sum() >= 3:
-                step = np.median(points[both] - track.points_px[both], axis=0) / dt
-                track.velocity_px = track.velocity_px + gain * (step - track.velocity_px)
-            speed = (root - track.root_m) / dt
-            speed *= min(1.0, self._config.speed_max_m_s / max(float(np.linalg.norm(speed)), 1e-6))
-            track.velocity_m = track.velocity_m + gain * (speed - track.velocity_m)
+    def _observe(self, matched: list[tuple[Track, int]], now: float, seen: _Seen) -> None:
+        """Move tracks to their detections; velocities have a time constant of 0.1 s."""
+        if not matched:
+            return
+        tracks, index = [t for t, _ in matched], [j for _, j in matched]
+        points, roots = seen.points[index], seen.roots[index]
+        dt = np.array([now - t.seen_s for t in tracks])
+        old = np.array([t.hits > 0 for t in tracks])
+        moved = old & (dt > 1e-3) & (dt <= self._config.max_gap_s)
+        step = np.where(moved, dt, 1.0)[:, None]
+        gain = np.where(moved, np.minimum(1, dt / 0.1), 0)[:, None]
+        last = np.stack([t.points_px if t.hits else p for t, p in zip(tracks, points)])
+        both = np.isfinite(points) & np.isfinite(last)
+        n = both[..., 0].sum(-1)[:, None]
+        drift = np.where(both, points - last, 0).sum(1) / np.maximum(n, 1) / step
+        v_px = np.stack([t.velocity_px for t in tracks])
+        v_px = v_px + np.where(n >= 3, gain, 0) * (drift - v_px)
+        v_m = np.stack([t.velocity_m for t in tracks])
+        speed = (roots - np.stack([t.root_m for t in tracks])) / step
+        top = np.maximum(np.linalg.norm(speed, axis=-1, keepdims=True), 1e-6)
+        speed *= np.minimum(1.0, self._config.speed_max_m_s / top)
+        v_m = v_m + gain * (speed - v_m)
         # a joint not seen now is remembered where it was, moved along with the rest
-        old = track.points_px + track.velocity_px * min(dt, 0.2) if track.hits else points
-        track.points_px = np.where(np.isfinite(points), points, old)
-        track.size_px, track.pose_m, track.root_m = size, pose, root
-        track.score = person.seen.score if not track.hits else (
-            0.8 * track.score + 0.2 * person.seen.score
-        )  # fmt: skip
-        track.seen_s = now
-        track.hits += 1
-        track.misses = 0
+        carried = last + (v_px * np.clip(dt, 0, 0.2)[:, None])[:, None]
+        points = np.where(np.isfinite(points), points, carried)
+        for i, (track, j) in enumerate(matched):
+            track.points_px, track.velocity_px, track.velocity_m = points[i], v_px[i], v_m[i]
+            track.size_px, track.pose_m, track.root_m = seen.sizes[j], seen.poses[j], roots[i]
+            share = 0.2 if track.hits else 1.0
+            track.score += share * (float(seen.scores[j]) - track.score)
+            track.seen_s, track.misses = now, 0
+            track.hits += 1
 
-    def _costs(
-        self, now: float, points: Float, sizes: Float, poses: Float, roots: Float, colours: Float
-    ) -> Float:
-        """Return the cost (T, M) of every track with every detection, 1e6 beyond the gates."""
+    def _costs(self, now: float, seen: _Seen) -> tuple[Float, Float]:
+        """Return OKS and cost (T, M) of every track with every detection, 1e6 beyond the gates.
+
+        The colours' share of the cost is not in it.
+        """
         tracks = self._tracks
-        if not tracks or not len(points):
-            return np.zeros((len(tracks), len(points)))
+        if not tracks or not len(seen.points):
+            nothing = np.zeros((len(tracks), len(seen.points)))
+            return nothing, nothing
         gap = np.array([now - t.seen_s for t in tracks])
         ahead = np.minimum(gap, 0.4)[:, None]  # nobody keeps a velocity for longer
         last = np.stack([t.points_px for t in tracks])
         shift = np.stack([t.velocity_px for t in tracks]) * ahead
-        size = np.array([t.size_px for t in tracks])
+        size = np.maximum(np.array([t.size_px for t in tracks])[:, None], seen.sizes[None])
         slack = 1 + 3 * np.minimum(gap, 1.0)  # less sure the longer not seen
-        near = oks(last + shift[:, None], points, np.maximum(size[:, None], sizes[None]), slack)
+        near = oks(last + shift[:, None], seen.points, size, slack)
         pose = np.stack([t.pose_m for t in tracks])
-        apart = np.linalg.norm(pose[:, None] - poses[None], axis=-1).mean(-1)
-        looks = np.array([[_distance(t.colours, c) for c in colours] for t in tracks])
-        cost = 0.5 * (1 - near) + 0.3 * np.minimum(1, apart / 0.3) + 0.2 * looks
-        expected = np.stack([t.root_m + t.velocity_m * min(g, 0.4) for t, g in zip(tracks, gap)])
-        away = expected[:, None] - roots[None]
+        apart = np.linalg.norm(pose[:, None] - seen.poses[None], axis=-1).mean(-1)
+        cost = 0.5 * (1 - near) + 0.3 * np.minimum(1, apart / 0.3)
+        root = np.stack([t.root_m for t in tracks])
+        expected = root + np.stack([t.velocity_m for t in tracks]) * ahead
+        away = expected[:, None] - seen.roots[None]
         # depth is the uncertain coordinate: a quarter of the weight of the others
         walked = np.hypot(np.hypot(away[..., 0], away[..., 1]), 0.25 * away[..., 2])
         reach = 0.5 + self._config.speed_max_m_s * np.maximum(gap, 1 / 30)
-        return np.where((walked > reach[:, None]) & (near < 0.3), 1e6, cost)
+        return near, np.where((walked > reach[:, None]) & (near < 0.3), 1e6, cost)
 
     def _recognise(self, track: Track, now: float) -> Track | None:
         """Return the person gone whom this new track resembles beyond doubt, or None."""
         if track.colours is None:
             return None
+        looks = (
+            colour_distances([track.colours], [t.colours for t in self._gone])[0]
+            if self._gone
+            else []
+        )
         scored = []
-        for old in self._gone:
+        for old, look in zip(self._gone, looks):
             gap = max(now - old.seen_s, 0.0)
-            if np.linalg.norm(track.root_m - old.root_m) > 1.5 + self._config.speed_max_m_s * gap:
-                continue
-            scored.append((_distance(track.colours, old.colours), old))
+            way = float(np.linalg.norm(track.root_m - old.root_m))
+            if way <= 1.5 + self._config.speed_max_m_s * gap:
+                scored.append((float(look), old))
         if not scored:
             return None
         scored.sort(key=lambda pair: pair[0])
-        best = scored[0][0]
-        second = scored[1][0] if len(scored) > 1 else 1.0
-        present = min(
-            (_distance(track.colours, t.colours) for t in self._tracks if t is not track),
-            default=1.0,
-        )
-        clear = best + self._config.likeness_margin <= second and best <= present
-        return scored[0][1] if best <= self._config.likeness_max and clear else None
+        best, old = scored[0]
+        alike = [o for d, o in scored if d < best + self._config.likeness_margin]
+        if len(alike) > 1:  # dressed alike: only one who left close by can be told from the others
+            alike.sort(key=lambda o: float(np.linalg.norm(track.root_m - o.root_m)))
+            near, other = (float(np.linalg.norm(track.root_m - o.root_m)) for o in alike[:2])
+            if near > 1.5 or near > 0.5 * other:
+                return None
+            old = alike[0]
+        others = [t.colours for t in self._tracks if t is not track]
+        present = colour_distances([track.colours], others).min() if others else 1.0
+        return old if best <= min(self._config.likeness_max, present) else None
 
     def _changed(self, frame: Frame) -> float:
         """Return how little this picture has to do with the last, 0 (same) to 1 (nothing)."""
@@ -288,96 +354,31 @@ def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
     return np.asarray(e.sum(-1) / np.maximum(n, 1) * np.minimum(1, n / 3))
 
 
-def appearance(image: NDArray[np.uint8], points: Float) -> Float:
-    """Return the colours (M, bins) of the clothes of people with points (M, K, 2) px.
-
-    Two histograms, of the trunk and of the thighs: hue and saturation where there is colour,
-    brightness where there is none. Some 200 pixels a person are read. NaN where too few of them
-    lie in the picture.
-    """
-    h, w = image.shape[:2]
-    out = np.full((len(points), 2 * _BINS), np.nan)
-    if not len(points):
-        return out
-    u, v = (g.ravel() for g in np.meshgrid(np.linspace(0.15, 0.85, 9), np.linspace(0.1, 0.9, 13)))
-    ls, rs, rh, lh = (points[:, i] for i in _TORSO)
-    rk, lk = (points[:, i] for i in _KNEES)
-    for part, (a, b, c, d, fall) in enumerate(((ls, rs, rh, lh, 1.0), (lh, rh, rk, lk, 0.8))):
-        # bilinear patch a-b above, d-c below; without the lower points a square of the upper ones
-        across = (b - a)[:, None] * u[None, :, None]
-        down = np.where(np.isfinite(c + d), (c + d - a - b) / 2, _down(b - a) * 1.4)
-        xy = a[:, None] + across + fall * down[:, None] * v[None, :, None]
-        ok = np.isfinite(xy).all(-1)
-        x, y = (np.rint(np.where(ok, xy[..., k], -1)).astype(np.int64) for k in (0, 1))
-        ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)
-        pixel = image[np.clip(y, 0, h - 1), np.clip(x, 0, w - 1)]
-        bins = _colour_bins(pixel)
-        row = np.broadcast_to(np.arange(len(points))[:, None], bins.shape)
-        count = np.zeros((len(points), _BINS))
-        np.add.at(count, (row[ok], bins[ok]), 1.0)
-        total = count.sum(-1, keepdims=True)
-        share = np.where(total >= 20, count / np.maximum(total, 1), np.nan)
-        out[:, part * _BINS : (part + 1) * _BINS] = share
-    return out
-
-
-def _down(across: Float) -> Float:
-    """Return the vector across shoulders turned a quarter towards the feet (image y down)."""
-    turned = np.stack([-across[:, 1], across[:, 0]], -1)
-    return np.asarray(np.where(turned[:, 1:] < 0, -turned, turned))
-
-
-def _colour_bins(bgr: NDArray[np.uint8]) -> NDArray[np.intp]:
-    c = bgr.astype(np.float32)
-    top, low = c.max(-1), c.min(-1)
-    spread = top - low
-    safe = np.maximum(spread, 1e-6)
-    b, g, r = c[..., 0], c[..., 1], c[..., 2]
-    hue = np.where(
-        top == r, (g - b) / safe % 6, np.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4)
-    )
-    saturation = spread / np.maximum(top, 1)
-    hue_bin = np.minimum((hue / 6 * _HUES).astype(np.int64), _HUES - 1)
-    coloured = hue_bin * _SATURATIONS + (saturation > 0.55)
-    grey = _HUES * _SATURATIONS + np.minimum((top * _GREYS / 256).astype(np.int64), _GREYS - 1)
-    return np.asarray(np.where((saturation > 0.2) & (top > 40), coloured, grey))
-
-
-def _distance(a: Float | None, b: Float | None) -> float:
-    """Return the Bhattacharyya distance in [0, 1] of two appearances; 0.5 where none is known."""
-    if a is None or b is None:
-        return 0.5
-    parts = []
-    for k in (0, _BINS):
-        p, q = a[k : k + _BINS], b[k : k + _BINS]
-        if p[0] == p[0] and q[0] == q[0]:
-            parts.append(float(np.sqrt(max(0.0, 1 - np.sqrt(p * q).sum()))))
-    return sum(parts) / len(parts) if parts else 0.5
-
-
 def _remember_colours(track: Track, colours: Float) -> None:
     """Mix new colours in slowly; parts not seen keep what is known."""
+    known = np.isfinite(colours)
+    if not known.any():
+        return
     if track.colours is None:
         track.colours = colours
-        return
-    gain = max(0.05, 1 / (track.colours_age + 2))
-    old = track.colours
-    mixed = np.where(np.isfinite(colours), old + gain * (colours - old), old)
-    track.colours = np.where(np.isfinite(old), mixed, colours)
-    track.colours_age += 1
+    else:
+        gain = max(0.05, 1 / (track.colours_seen + 1))
+        mixed = np.where(known, track.colours + gain * (colours - track.colours), track.colours)
+        track.colours = np.where(np.isfinite(track.colours), mixed, colours)
+    track.colours_seen += 1
 
 
-def _stack(people: Sequence[Person3D]) -> tuple[Float, Float, Float, Float]:
+def _stack(people: Sequence[Person3D]) -> _Seen:
     k, j = len(OKS_SIGMAS), (people[0].joints_rel_m.shape[0] if people else 21)
     points = np.array([p.seen.joints_px for p in people], float).reshape(-1, k, 2)
     poses = np.array([p.joints_rel_m for p in people], float).reshape(-1, j, 3)
     roots = np.array([p.root_m for p in people], float).reshape(-1, 3)
-    if not len(points):
-        return points, np.zeros(0), poses, roots
-    low = np.nanmin(np.where(np.isfinite(points), points, np.inf), axis=1)
-    high = np.nanmax(np.where(np.isfinite(points), points, -np.inf), axis=1)
-    side = np.maximum(high - low, 1.0)
-    return points, np.maximum(np.sqrt(side[:, 0] * side[:, 1]), 0.4 * side.max(-1)), poses, roots
+    scores = np.array([p.seen.score for p in people], float)
+    low = np.where(np.isfinite(points), points, np.inf).min(1)
+    high = np.where(np.isfinite(points), points, -np.inf).max(1)
+    side = np.maximum(np.where(high >= low, high - low, 1.0), 1.0)
+    sizes = np.maximum(np.sqrt(side[:, 0] * side[:, 1]), 0.4 * side.max(-1, initial=0))
+    return _Seen(points, sizes, poses, roots, scores)
 
 
 def _covered(points: Float, roots: Float) -> NDArray[np.bool_]:
@@ -385,7 +386,7 @@ def _covered(points: Float, roots: Float) -> NDArray[np.bool_]:
     out = np.zeros(len(points), bool)
     if len(points) < 2:
         return out
-    trunk = points[:, _TORSO]
+    trunk = points[:, TORSO]
     seen = np.isfinite(trunk).all((1, 2))
     low, high = trunk.min(1), trunk.max(1)
     for i in np.flatnonzero(seen):
@@ -393,12 +394,6 @@ def _covered(points: Float, roots: Float) -> NDArray[np.bool_]:
         meet[i] = False
         out[i] = bool((meet & (roots[:, 2] < roots[i, 2] + 0.3)).any())
     return out
-
-
-def _same(a: Float, size_a: float, b: Float, size_b: float) -> bool:
-    """Return whether two detections of one frame show one person (common joints coincide)."""
-    size = np.array([[max(size_a, size_b)]])
-    return bool(oks(a[None], b[None], size)[0, 0] > 0.9)
 
 
 def _assign(cost: Float, cost_max: float) -> list[tuple[int, int]]:

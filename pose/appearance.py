@@ -1,0 +1,91 @@
+"""The colours of clothes, by which people are told apart and known again.
+
+Source: XNect (Mehta et al. 2020): histograms of hue and saturation of the upper body; here the
+thighs have their own, and brightness stands in where there is no colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.joints import INDEX_2D
+
+Float = NDArray[np.floating[Any]]
+
+TORSO = tuple(INDEX_2D[n] for n in ("l_shoulder", "r_shoulder", "r_hip", "l_hip"))
+_KNEES = tuple(INDEX_2D[n] for n in ("r_knee", "l_knee"))
+_HUES, _GREYS, _SATURATIONS = 12, 4, 2
+_BINS = _HUES * _SATURATIONS + _GREYS
+
+
+def appearance(image: NDArray[np.uint8], points: Float) -> Float:
+    """Return the colours (M, bins) of the clothes of people with points (M, K, 2) px.
+
+    Two histograms, of the trunk and of the thighs: hue and saturation where there is colour,
+    brightness where there is none. Some 200 pixels a person are read. NaN where too few of them
+    lie in the picture.
+    """
+    h, w = image.shape[:2]
+    out = np.full((len(points), 2 * _BINS), np.nan)
+    if not len(points):
+        return out
+    u, v = (g.ravel() for g in np.meshgrid(np.linspace(0.15, 0.85, 9), np.linspace(0.1, 0.9, 13)))
+    ls, rs, rh, lh = (points[:, i] for i in TORSO)
+    rk, lk = (points[:, i] for i in _KNEES)
+    for part, (a, b, c, d, fall) in enumerate(((ls, rs, rh, lh, 1.0), (lh, rh, rk, lk, 0.8))):
+        # bilinear patch a-b above, d-c below; without the lower points a square of the upper ones
+        across = (b - a)[:, None] * u[None, :, None]
+        down = np.where(np.isfinite(c + d), (c + d - a - b) / 2, _down(b - a) * 1.4)
+        xy = a[:, None] + across + fall * down[:, None] * v[None, :, None]
+        ok = np.isfinite(xy).all(-1)
+        x, y = (np.rint(np.where(ok, xy[..., k], -1)).astype(np.int64) for k in (0, 1))
+        ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)
+        pixel = image[np.clip(y, 0, h - 1), np.clip(x, 0, w - 1)]
+        bins = _colour_bins(pixel)
+        row = np.broadcast_to(np.arange(len(points))[:, None], bins.shape)
+        count = np.zeros((len(points), _BINS))
+        np.add.at(count, (row[ok], bins[ok]), 1.0)
+        total = count.sum(-1, keepdims=True)
+        share = np.where(total >= 20, count / np.maximum(total, 1), np.nan)
+        out[:, part * _BINS : (part + 1) * _BINS] = share
+    return out
+
+
+def _down(across: Float) -> Float:
+    """Return the vector across shoulders turned a quarter towards the feet (image y down)."""
+    turned = np.stack([-across[:, 1], across[:, 0]], -1)
+    return np.asarray(np.where(turned[:, 1:] < 0, -turned, turned))
+
+
+def _colour_bins(bgr: NDArray[np.uint8]) -> NDArray[np.intp]:
+    c = bgr.astype(np.float32)
+    top, low = c.max(-1), c.min(-1)
+    spread = top - low
+    safe = np.maximum(spread, 1e-6)
+    b, g, r = c[..., 0], c[..., 1], c[..., 2]
+    hue = np.where(
+        top == r, (g - b) / safe % 6, np.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4)
+    )
+    saturation = spread / np.maximum(top, 1)
+    hue_bin = np.minimum((hue / 6 * _HUES).astype(np.int64), _HUES - 1)
+    coloured = hue_bin * _SATURATIONS + (saturation > 0.55)
+    grey = _HUES * _SATURATIONS + np.minimum((top * _GREYS / 256).astype(np.int64), _GREYS - 1)
+    return np.asarray(np.where((saturation > 0.2) & (top > 40), coloured, grey))
+
+
+def colour_distances(a: Sequence[Float | None], b: Sequence[Float | None]) -> Float:
+    """Return the Bhattacharyya distances (A, B) in [0, 1]; 0.5 where nothing common is known."""
+    nothing = np.full(2 * _BINS, np.nan)
+    p = np.stack([nothing if v is None else v for v in a]).reshape(-1, 2, _BINS)
+    q = np.stack([nothing if v is None else v for v in b]).reshape(-1, 2, _BINS)
+    known_p, known_q = np.isfinite(p[..., 0]), np.isfinite(q[..., 0])
+    p, q = (np.sqrt(np.where(k[..., None], v, 0)) for v, k in ((p, known_p), (q, known_q)))
+    overlap = p.swapaxes(0, 1) @ q.transpose(1, 2, 0)  # (2, A, B)
+    both = (known_p.T[:, :, None] & known_q.T[:, None]).astype(float)
+    distance = np.sqrt(np.clip(1 - overlap, 0, 1)) * both
+    n = both.sum(0)
+    return np.asarray(np.where(n > 0, distance.sum(0) / np.maximum(n, 1), 0.5))
