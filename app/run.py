@@ -20,6 +20,7 @@ from manypose.app.options import add_settings, settings
 from manypose.app.pipeline import Engine, load_engine
 from manypose.app.process import Job, Summary, process, results_in
 from manypose.app.progress import Progress, make_progress
+from manypose.app.remembered import remember
 from manypose.app.sources import Source, open_source, threads_lent
 from manypose.errors import ManyposeError, UsageError
 
@@ -93,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
                 summary = _failed(one, text, 1)
             summaries.append(summary)
             _tell(summary)
+            if summary.outputs:
+                remember(Path(summary.folder))
             if summary.status == "interrupted":
                 break
     code = exit_code(summaries)

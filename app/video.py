@@ -62,7 +62,7 @@ class VideoFile:
         self._lens = Lens(config)
         self._fixed_turns = fixed_turns(config.source.rotate)
         self._closing = threading.Event()
-        self._started = False
+        self._started = self._warned = False
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         if config.source.decode_threads:
@@ -119,15 +119,14 @@ class VideoFile:
             try:
                 frames = packet.decode()
             except (av.error.FFmpegError, OSError) as error:
-                if self.counts.undecodable == 0:
-                    self.warnings.append(
-                        f"damaged near frame {self.counts.read}; what could be decoded was used"
-                    )
+                self._damaged()
                 self.counts.undecodable += 1
                 self.counts.read += 1
                 log.debug("%s: %s", self._address, error)
                 continue
             for frame in frames:
+                if frame.is_corrupt:
+                    self._damaged()
                 self.counts.read += 1
                 yield frame
                 if self._closing.is_set():
@@ -139,6 +138,14 @@ class VideoFile:
             about = f" of about {self._declared}" if self._declared else ""
             self.warnings.append(
                 f"stopped at frame {self.counts.read}{about} (the file is truncated)"
+            )
+
+    def _damaged(self) -> None:
+        """Warn, once, that pictures may be wrong; noise that decodes by chance is not seen."""
+        if not self._warned:
+            self._warned = True
+            self.warnings.append(
+                f"damaged near frame {self.counts.read}; what could be decoded was used"
             )
 
     def _turns(self, frame: Any) -> int:

@@ -12,9 +12,12 @@ import numpy as np
 
 
 def picture(index: int, width: int = 160, height: int = 96) -> np.ndarray:
-    """Return a grey ramp with a white block at the top left and noise that compresses badly."""
+    """Return a grey picture, a white block at its top left, and noise that compresses badly."""
     rng = np.random.default_rng(index)
-    image = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+    image = np.full((height, width, 3), 60, np.uint8)
+    image[height // 2 :, : 2 * width // 3] = rng.integers(
+        0, 90, (height - height // 2, 2 * width // 3, 3), dtype=np.uint8
+    )
     image[: height // 4, : width // 4] = 255
     return image
 
@@ -36,7 +39,7 @@ def write_clip(
         stream = file.add_stream(codec, rate=30)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.options = {"g": "12"} if codec == "libx264" else {}
+        stream.options = {"g": "12", "preset": "ultrafast"} if codec == "libx264" else {}
         stream.codec_context.time_base = Fraction(1, 90_000)
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(i, *size), format="bgr24")

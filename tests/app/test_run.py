@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from drawn_engine import drawn_engine, truth
+from made_clips import cut, picture, spoil, write_clip
+
+from manypose.app import run as run_module
+from manypose.app.formats.reading import load_run
+from manypose.app.main import main
+from manypose.pose.joints import COCO_NAMES, INDEX, JOINTS, JOINTS_2D, MISSING
+
+HERE = Path(__file__).resolve().parent
+Call = Callable[..., int]
+
+
+@pytest.fixture
+def call(quiet_home: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run the command line in this process, with the drawn engine for the networks."""
+    monkeypatch.setattr(run_module, "load_engine", drawn_engine)
+    return lambda *words: main(["run", *map(str, words)])
+
+
+def clip(name: str = "clip.mp4", frames: int = 12, **options: object) -> Path:
+    return write_clip(Path(name), frames, size=(480, 288), **options)  # type: ignore[arg-type]
+
+
+def test_a_run_writes_every_native_file(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(clip(), "-o", "out", "--video") == 0
+    folder = Path("out/clip")
+    assert sorted(p.name for p in folder.iterdir() if p.name != "rotations.npz") == [
+        "coco.json", "events.jsonl", "meta.json", "overlay.mp4", "pose.csv", "pose.jsonl",
+        "pose.npz",
+    ]  # fmt: skip
+    out, err = capsys.readouterr()
+    assert out == f"{folder}\n"
+    assert "clip.mp4" in err
+    with np.load(folder / "pose.npz", allow_pickle=False) as data:
+        assert set(data) == {
+            "t", "frame", "n", "row_frame", "id", "score", "box", "kp2d", "kp3d", "state", "root",
+            "joint_names", "kp2d_names", "parents", "meta_json",
+        }  # fmt: skip
+        assert tuple(data["joint_names"]) == JOINTS
+        assert tuple(data["kp2d_names"]) == JOINTS_2D
+        assert tuple(data["kp2d_names"][:17]) == COCO_NAMES
+        rows = len(data["id"])
+        assert data["t"].dtype == np.float64
+        assert data["kp3d"].shape == (rows, 21, 3)
+        assert data["kp2d"].shape == (rows, 20, 3)
+        assert list(data["frame"]) == list(range(12))
+        assert data["n"].sum() == rows > 12
+        last = data["row_frame"] == 11
+        for person, joints in zip((0, 1), data["kp3d"][last]):
+            wanted = truth(11, person)[1]
+            assert np.linalg.norm(joints - wanted, axis=1).mean() < 0.2
+        np.testing.assert_array_equal(data["kp3d"][:, INDEX["pelvis"]], data["root"])
+        hidden = data["kp2d"][last][1, JOINTS_2D.index("r_wrist")]
+        assert np.isnan(hidden[:2]).all()
+        assert hidden[2] == 0
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["schema"] == "manypose/1"
+    assert meta["status"] == "ok"
+    assert meta["scale_source"] == "fov-guess"
+    assert meta["camera"]["K"][2] == [0, 0, 1]
+    assert meta["units"]["kp3d"] == "m"
+    summary = meta["summary"]
+    assert summary["frames_read"] == summary["frames_reported"] == 12
+    assert (summary["people"], summary["ids"]) == (2, 2)
+    assert len(meta["source"]["sha256"]) == 64
+
+
+def test_axes(call: Call) -> None:
+    """A T-pose facing the camera has its right wrist at the image left: x below the pelvis."""
+    assert call(clip(), "--format", "npz") == 0
+    run = load_run("out/clip")
+    right, left = run.kp3d[:, INDEX["r_wrist"]], run.kp3d[:, INDEX["l_wrist"]]
+    assert (right[:, 0] < run.root[:, 0]).all()
+    assert (left[:, 0] > run.root[:, 0]).all()
+    assert (run.kp3d[:, INDEX["head_top"], 1] < run.kp3d[:, INDEX["r_ankle"], 1]).all()
+    assert (run.kp3d[..., 2] > 0).all()
+
+
+def test_the_files_tell_the_same(call: Call) -> None:
+    assert call(clip(), "-o", "out") == 0
+    run = load_run("out/clip/pose.npz")
+    lines = [json.loads(line) for line in Path("out/clip/pose.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(run.frame)
+    assert [len(line["persons"]) for line in lines] == list(run.n)
+    again = load_run("out/clip/pose.jsonl")
+    np.testing.assert_allclose(again.kp3d, run.kp3d, atol=1e-5)
+    np.testing.assert_array_equal(np.isnan(again.kp2d), np.isnan(run.kp2d))
+    table = Path("out/clip/pose.csv").read_text().splitlines()
+    assert table[0] == "frame,t,id,joint,x_px,y_px,conf,x_m,y_m,z_m,state"
+    assert len(table) == 1 + 26 * len(run.id)
+    assert all(line.count(",") == 10 for line in table)
+    first = [line.split(",") for line in table[1:27]]
+    for row in first:
+        if row[3] in INDEX:
+            np.testing.assert_allclose(
+                [float(v) for v in row[7:10]], run.kp3d[0, INDEX[row[3]]], atol=1e-5
+            )
+    events = [json.loads(x) for x in Path("out/clip/events.jsonl").read_text().splitlines()]
+    assert {e["event"] for e in events} == {"person_appears"}
+    frames = list(run)
+    assert len(frames[-1].persons) == 2
+    assert frames[-1].persons[0].kp3d.shape == (21, 3)
+
+
+def test_export_no_nan_coco(call: Call) -> None:
+    assert call(clip(), "--format", "coco", "--still") == 0
+    results = json.loads(Path("out/clip/coco.json").read_text())
+    assert {r["image_id"] for r in results} == set(range(12))
+    points = np.array([r["keypoints"] for r in results]).reshape(-1, 17, 3)
+    assert np.isfinite(points).all()
+    wrist = points[1, COCO_NAMES.index("r_wrist")]
+    assert list(wrist) == [0, 0, 0]
+
+
+def test_coco_of_pictures_is_scored_by_cocos_own_tool(call: Call) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    Path("pictures").mkdir()
+    for number in (139, 17):
+        cv2.imwrite(f"pictures/{number:012d}.jpg", picture(0, 480, 288))
+    assert call("pictures", "--still", "--format", "npz,coco") == 0
+    results = json.loads(Path("out/pictures/coco.json").read_text())
+    assert [r["image_id"] for r in results] == [17, 17, 139, 139]
+    assert load_run("out/pictures").meta["files"] == ["000000000017.jpg", "000000000139.jpg"]
+    truths = []
+    for i, r in enumerate(results):
+        points = np.array(r["keypoints"]).reshape(17, 3)
+        points[:, 2] = np.where(points[:, 2] > 0, 2, 0)
+        truths.append(
+            {"id": i + 1, "image_id": r["image_id"], "category_id": 1, "iscrowd": 0,
+             "keypoints": points.ravel().tolist(), "num_keypoints": int((points[:, 2] > 0).sum()),
+             "area": 9000.0, "bbox": [0, 0, 100, 200]}
+        )  # fmt: skip
+    known = coco.COCO()
+    known.dataset = {"images": [{"id": 17}, {"id": 139}], "annotations": truths,
+                     "categories": [{"id": 1, "name": "person"}], "info": {}}  # fmt: skip
+    known.createIndex()
+    score = COCOeval(known, known.loadRes("out/pictures/coco.json"), "keypoints")
+    score.evaluate()
+    score.accumulate()
+    score.summarize()
+    assert score.stats[0] == pytest.approx(1.0)
+
+
+def test_still_has_people_from_the_first_picture_on(call: Call) -> None:
+    assert call(clip(frames=3), "--still", "--format", "npz") == 0
+    assert list(load_run("out/clip").n) == [2, 2, 2]
+
+
+def test_truncated_exit3(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(cut(clip(frames=30, faststart=True), 0.6), "--format", "npz") == 3
+    assert "truncated" in capsys.readouterr().err
+    assert len(load_run("out/clip")) > 8
+    assert load_run("out/clip").meta["status"] == "partial"
+
+
+def test_corrupt_middle(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(spoil(clip(frames=30, faststart=True), 6000), "--format", "npz") == 0
+    summary = load_run("out/clip").meta["summary"]
+    assert summary["frames_read"] == summary["frames_reported"] + summary["undecodable"]
+    if summary["undecodable"]:
+        assert "damaged" in capsys.readouterr().err
+
+
+def test_empty_file_exit4(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.mp4").touch()
+    Path("text.mp4").write_text("some text\n" * 99)
+    for name in ("empty.mp4", "text.mp4", "missing.mp4", "missing"):
+        assert call(name) == 4
+        lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("manypose:")]
+        assert len(lines) == 1
+        assert name in lines[0]
+    assert not list(Path().glob("out/*"))
+
+
+def test_one_bad_file_never_stops_the_rest(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.mp4").write_bytes(b"no video")
+    assert call("bad.mp4", clip("good.mp4"), "--json", "--format", "npz") == 3
+    report = json.loads(capsys.readouterr().out)
+    assert report["status"] == "partial"
+    assert [i["status"] for i in report["inputs"]] == ["failed", "ok"]
+    assert report["inputs"][0]["exit_code"] == 4
+
+
+def test_trees_globs_and_lists(call: Call) -> None:
+    for name in ("tree/a/x.mp4", "tree/b/x.mp4", "tree/x.mov"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        clip(name, 4)
+    Path("tree/shots").mkdir()
+    cv2.imwrite("tree/shots/1.png", picture(0, 480, 288))
+    assert call("tree", "-o", "t", "--format", "npz") == 0
+    found = sorted(str(p.parent) for p in Path("t").rglob("pose.npz"))
+    assert found == ["t/a/x", "t/b/x", "t/shots", "t/x"]
+    assert call("tree/*/*.mp4", "-o", "g", "--format", "npz") == 0
+    assert sorted(p.name for p in Path("g").iterdir()) == ["x", "x-2"]
+    Path("list.txt").write_text("# two\ntree/x.mov\n\ntree/a/x.mp4\n")
+    assert call("list.txt", "-o", "l", "--format", "npz") == 0
+    assert sorted(p.name for p in Path("l").iterdir()) == ["x", "x-2"]
+    assert call("nothing*.mp4", "-o", "n") == 4
+
+
+def test_results_are_not_replaced_unasked(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(clip()) == 0
+    assert call("clip.mp4") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert call("clip.mp4", "--overwrite", "--format", "npz") == 0
+    assert not Path("out/clip/pose.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--fromat", "npz"], "did you mean --format?"),
+        (["--format", "npx"], "did you mean npz?"),
+        (["--set", "people.maks=3"], "did you mean people.max?"),
+        (["--set", "people.max"], "section.key=value"),
+        (["--fov", "wide"], "camera.fov_deg"),
+        (["--overwrite", "--resume"], "not allowed with"),
+        (["--export", "bwh"], "bvh"),
+    ],
+)
+def test_wrong_use_exit2(
+    call: Call, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert call(clip(frames=2), *words) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert "Traceback" not in err
+    assert not Path("out").exists()
+
+
+def test_no_input_is_wrong_use(call: Call) -> None:
+    assert call() == 2
+
+
+def test_fov_and_rotate_reach_the_camera(call: Call) -> None:
+    assert call(clip(), "--fov", "90", "--rotate", "90", "--format", "npz") == 0
+    meta = load_run("out/clip").meta
+    assert (meta["camera"]["source"], meta["camera"]["width"]) == ("fov", 288)
+    assert meta["camera"]["K"][0][0] == pytest.approx(144)
+    assert meta["source"]["rotation_deg"] == 90
+
+
+def test_missing_weights_exit5(quiet_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(frames=2)
+    assert main(["run", "clip.mp4", "--model", "no_such_network.onnx"]) == 5
+    err = capsys.readouterr().err
+    assert "no_such_network" in err
+    assert "Traceback" not in err
+    Path("damaged.onnx").write_bytes(b"\x08\x07 not a network")
+    assert main(["run", "clip.mp4", "--model", "damaged.onnx"]) == 5
+    assert not Path("out").exists()
+
+
+def test_disk_trouble_exit5(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").write_text("a file where the folder should be")
+    assert call(clip()) == 5
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(clip(frames=24), "-o", "whole", "--video") == 0
+    asked: list[int] = []
+
+    def stopping(*args: object, **options: object) -> object:
+        engine = drawn_engine(*args, **options)  # type: ignore[arg-type]
+        inner = engine.detector
+
+        def detect(frames: list[object]) -> object:
+            asked.extend(f.index for f in frames)  # type: ignore[attr-defined]
+            if asked[-1] >= 11 and stop:
+                raise KeyboardInterrupt
+            return inner(frames)  # type: ignore[arg-type]
+
+        object.__setattr__(engine, "detector", detect)
+        return engine
+
+    stop = True
+    monkeypatch.setattr(run_module, "load_engine", stopping)
+    assert call("clip.mp4", "-o", "parts", "--video") == 130
+    part = load_run("parts/clip")
+    assert 6 < len(part) <= 12
+    assert part.meta["status"] == "interrupted"
+    summary = part.meta["summary"]
+    assert summary["frames_read"] == summary["frames_reported"] + sum(summary["dropped"].values())
+    stop = False
+    asked.clear()
+    assert call("clip.mp4", "-o", "parts", "--video", "--resume") == 0
+    assert min(asked) == len(part)
+    for name in ("pose.npz", "pose.csv", "pose.jsonl", "coco.json", "events.jsonl"):
+        assert Path("parts/clip", name).read_bytes() == Path("whole/clip", name).read_bytes(), name
+    assert not list(Path("parts/clip").glob("*.part"))
+    asked.clear()
+    assert call("clip.mp4", "-o", "parts", "--video", "--resume") == 0
+    assert asked == []
+
+
+def test_a_journal_of_other_settings_is_not_used(call: Call) -> None:
+    assert call(clip(frames=6), "--format", "npz") == 0
+    before = load_run("out/clip").meta["key"]
+    assert call("clip.mp4", "--format", "npz", "--fov", "70", "--resume") == 0
+    assert load_run("out/clip").meta["key"] != before
+    assert call("clip.mp4", "--format", "csv", "--fov", "70", "--resume") == 0
+
+
+def started(*words: str, pause_s: float = 0.03) -> subprocess.Popen[str]:
+    env = {**os.environ, "DRAWN_PAUSE_S": str(pause_s)}
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "drawn_engine.py"), "run", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+    )  # fmt: skip
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert time.monotonic() < deadline, f"{path} did not grow"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_sigint_130_and_valid_files(quiet_home: Path) -> None:
+    clip(frames=90)
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        running = started("clip.mp4", "-o", f"out{code}")
+        wait_for_lines(Path(f"out{code}/clip/pose.jsonl.part"), 4)
+        running.send_signal(number)
+        _, err = running.communicate(timeout=30)
+        assert running.returncode == code, err
+        assert "--resume goes on" in err
+        assert "Traceback" not in err
+        assert len(load_run(f"out{code}/clip")) >= 4
+        json.loads(Path(f"out{code}/clip/coco.json").read_text())
+
+
+@pytest.mark.slow
+def test_killed_recording_readable(quiet_home: Path, call: Call) -> None:
+    clip(frames=24)
+    running = started("clip.mp4", "-o", "killed")
+    wait_for_lines(Path("killed/clip/pose.jsonl.part"), 4)
+    running.kill()
+    running.communicate(timeout=30)
+    assert len(load_run("killed/clip")) >= 4
+    assert call("clip.mp4", "-o", "killed") == 2
+    assert call("clip.mp4", "-o", "killed", "--resume") == 0
+    assert load_run("killed/clip").meta["summary"]["frames_recalled"] >= 4
+    assert call("clip.mp4", "-o", "whole") == 0
+    for name in ("pose.npz", "pose.csv", "pose.jsonl", "coco.json", "events.jsonl"):
+        assert Path("killed/clip", name).read_bytes() == Path("whole/clip", name).read_bytes()
+
+
+@pytest.mark.slow
+def test_broken_pipe_quiet(quiet_home: Path) -> None:
+    clip(frames=60)
+    running = started("clip.mp4", "-o", "-", pause_s=0.0)
+    assert running.stdout is not None
+    assert json.loads(running.stdout.readline())["frame"] == 0
+    running.stdout.close()
+    assert running.stderr is not None
+    err = running.stderr.read()
+    assert running.wait(30) == 0
+    assert "Error" not in err
+    running.stderr.close()
+
+
+@pytest.mark.slow
+def test_no_gui_imports(quiet_home: Path) -> None:
+    clip(frames=3)
+    code = (
+        "import sys, manypose\n"
+        "assert not {'cv2', 'torch', 'PyQt5', 'matplotlib'} & set(sys.modules)\n"
+        f"sys.path.insert(0, {str(HERE)!r}); import drawn_engine\n"
+        "from manypose.app import pipeline; pipeline.load_engine = drawn_engine.drawn_engine\n"
+        "from manypose.app.main import main\n"
+        "assert main(['run', 'clip.mp4', '--no-gui', '-q']) == 0\n"
+        "assert not {'torch', 'PyQt5', 'pyqtgraph', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_states_and_missing_values_agree(call: Call) -> None:
+    assert call(clip(), "--format", "npz") == 0
+    run = load_run("out/clip")
+    missing = run.state == MISSING
+    assert np.isnan(run.kp3d[missing]).all()
+    assert np.isfinite(run.kp3d[~missing]).all()
