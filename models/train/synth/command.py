@@ -123,7 +123,8 @@ def _sequence(
     view, crowd = sample_sequence(rng, stage, frames, *size, people, moving)
     avatar, clip = _names(stage, crowd)
     each = len(avatar) // frames
-    made = render_sequence(stage, view, crowd, chance, size, photos, _BATCH["cpu"])
+    batch = _BATCH[torch.device(stage.device).type]
+    made = render_sequence(stage, view, crowd, chance, size, photos, batch)
     for first, images, truth in made:
         who = slice(first * each, first * each + len(truth.slot))
         writer.add(images, truth, avatar[who], clip[who], number, first)
