@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.errors import OutputError, SourceError
-from manypose.pose.joints import INDEX_2D, JOINTS, JOINTS_2D
+from manypose.pose.joints import INDEX_2D, JOINTS, JOINTS_2D, ROOT
 
 Array = NDArray[Any]
 FORMAT = "manypose-photos-1"
@@ -108,6 +108,23 @@ def with_middles(joints_px: Array) -> Array:
         middle[..., 2] = np.minimum(a[..., 2], b[..., 2])
         out[..., INDEX_2D[name], :] = np.where(middle[..., 2:] > 0, middle, 0)
     return out
+
+
+def seen_straight(joints_m: Array) -> Array:
+    """Return camera-frame joints (P, J, 3) as a camera sees them that looks straight at them.
+
+    The network sees how people look and not in which direction, so each person is turned by the
+    smallest rotation that takes the ray to the neck onto the optical axis; metres from the pelvis.
+    """
+    joints_m = np.asarray(joints_m, np.float64)
+    neck = joints_m[:, JOINTS.index("neck")]
+    x, y, z = (neck / np.linalg.norm(neck, axis=1, keepdims=True)).T
+    zero = np.zeros_like(x)
+    cross = np.array([[zero, zero, -x], [zero, zero, -y], [x, y, zero]]).transpose(2, 0, 1)
+    turn = np.eye(3) + cross + cross @ cross / (1 + z)[:, None, None]
+    relative = joints_m - joints_m[:, ROOT : ROOT + 1]
+    turned: Array = (relative @ turn.transpose(0, 2, 1)).astype(np.float32)
+    return turned
 
 
 def decoded(item: Photo, side_max: int | None = None) -> Photo:

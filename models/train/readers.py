@@ -20,9 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.errors import SourceError, UsageError
-from manypose.models.train import pseudo
-from manypose.models.train.packs import MANIFEST, Photo, photo, read_pack, with_middles
-from manypose.pose.joints import COCO_NAMES, INDEX_2D, JOINTS, JOINTS_2D, ROOT
+from manypose.models.train import pseudo, readers3d
+from manypose.models.train.packs import (
+    MANIFEST,
+    Photo,
+    photo,
+    read_pack,
+    seen_straight,
+    with_middles,
+)
+from manypose.pose.joints import COCO_NAMES, INDEX_2D, JOINTS_2D
 
 Array = NDArray[Any]
 Options = Mapping[str, str]
@@ -217,23 +224,13 @@ def rendered_photo(picture: Any, size: tuple[int, int], key: str) -> Photo:
     joints = np.concatenate([picture.joints_px[asked], np.maximum(seen, 1)[..., None]], -1).astype(
         np.float32
     )
-    relative = (joints_m - joints_m[:, ROOT : ROOT + 1])[asked]
-    ray = joints_m[asked][:, JOINTS.index("neck")]
-    turned = np.stack([r @ towards(v).T for r, v in zip(relative, ray)]) if len(ray) else relative
+    turned = seen_straight(joints_m[asked])
     return photo(
         picture.image, key, "render", joints, box_px=picture.box_px[asked],
         area_px=np.maximum(picture.area_px[asked], 1).astype(np.float32),
-        joints_m=turned.astype(np.float32), weight_3d=np.ones(turned.shape[:2], np.float32),
+        joints_m=turned, weight_3d=np.ones(turned.shape[:2], np.float32),
         ignore_px=picture.box_px[visible & ~asked],
     )  # fmt: skip
-
-
-def towards(ray: Array) -> Array:
-    """Return the smallest rotation (3, 3) that turns the direction `ray` onto the optical axis."""
-    x, y, z = np.asarray(ray, np.float64) / np.linalg.norm(ray)
-    cross = np.array([[0, 0, -x], [0, 0, -y], [x, y, 0]])
-    turned: Array = np.eye(3) + cross + cross @ cross / (1 + z)
-    return turned
 
 
 READERS: dict[str, Callable[[Path, Options], Iterator[Photo]]] = {
@@ -241,6 +238,8 @@ READERS: dict[str, Callable[[Path, Options], Iterator[Photo]]] = {
     "photos": photos,
     "coco": coco,
     "renders": renders,
+    "mpi3dhp": readers3d.mpi3dhp,
+    "muco": readers3d.muco,
     "folder": folder,
 }
 _EVERYWHERE = ("share", "limit", "skip")

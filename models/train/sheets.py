@@ -132,7 +132,8 @@ def plot(metrics: Path, path: Path) -> None:
             if points:
                 axes.plot(*zip(*points), marker=".", label=name)
         axes.set_xlabel("pictures seen")
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     left.set_ylabel("loss")
     left.set_yscale("log")
     half = path.with_name(path.name + ".part")
