@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manypose.app import accuracy, truth
+from manypose.app import accuracy, motion, truth
 from manypose.app.formats.reading import Run, load_run
 from manypose.errors import DeviceError, SourceError, UsageError
 from manypose.pose.scores_2d import coco_ap
@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = kind("truth3d", "labelled pictures: a folder with annotations.json")
     one.add_argument("truth", metavar="FOLDER", help="folder with annotations.json")
     one.add_argument("run", metavar="RUN", help="result folder of manypose run FOLDER/images")
+    one = kind("sequence", "a video with truth in every frame: accuracy, identity, motion")
+    one.add_argument("truth", metavar="TRUTH", help=".npz with joints_m, joints_px, seen, K, fps")
+    one.add_argument("run", metavar="RUN", help="result folder of manypose run VIDEO")
     for name, text in (("mupots", "MuPoTS-3D"), ("mpi3dhp", "the MPI-INF-3DHP test set")):
         one = kind(name, f"{text} in its published folders, a result folder for each sequence")
         one.add_argument("truth", metavar="FOLDER", help="folder that holds TS1, TS2, ...")
@@ -76,12 +79,16 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate_coco(Path(args.results), Path(args.truth), only_seen=args.only_seen)
     elif args.kind == "truth3d":
         report = evaluate_truth3d(Path(args.truth), Path(args.run))
+    elif args.kind == "sequence":
+        report = evaluate_sequence(Path(args.truth), Path(args.run))
     elif args.kind in ("mupots", "mpi3dhp"):
         report = evaluate_sequences(
             args.kind, Path(args.truth), Path(args.run), universal=not args.metric
         )
     else:
-        raise UsageError("eval needs to know what to score: coco, truth3d, mupots or mpi3dhp")
+        raise UsageError(
+            "eval needs to know what to score: coco, truth3d, sequence, mupots, mpi3dhp"
+        )
     if args.json:
         sys.stdout.write(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
     elif args.kind == "coco":
@@ -129,6 +136,22 @@ def evaluate_truth3d(folder: Path, run_folder: Path) -> dict[str, Any]:
     stored = load_run(_run_in(run_folder, ("", "images")))
     pairs = accuracy.pair_up(stored, sequence)
     return {"sets": {sequence.name: accuracy.figures(pairs)}, "camera": _camera(stored)}
+
+
+def evaluate_sequence(file: Path, run_folder: Path) -> dict[str, Any]:
+    """Return the figures of a run on a video with truth: {"sets": {name: ...}, "motion": ...}.
+
+    Raises:
+        SourceError: truth or run cannot be read or do not belong together.
+    """
+    true = motion.read_motion(file)
+    stored = load_run(run_folder)
+    pairs = accuracy.pair_up(stored, true.sequence(stored.meta.get("camera", {}).get("width")))
+    return {
+        "sets": {true.name: accuracy.figures(pairs)},
+        "motion": motion.motion_figures(stored, true),
+        "camera": _camera(stored),
+    }
 
 
 def evaluate_sequences(
@@ -238,5 +261,7 @@ def _table(report: Mapping[str, Any]) -> None:
     console = _console()
     console.print(table)
     console.print(_LEGEND, highlight=False)
+    for name, value in report.get("motion", {}).items():
+        console.print(f"{name:20} {value:10.3f}", highlight=False)
     if report.get("missing"):
         console.print(f"without a run: {', '.join(report['missing'])}", highlight=False)

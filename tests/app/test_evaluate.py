@@ -228,6 +228,61 @@ def test_mpi3dhp_in_its_published_layout(tmp_path: Path, matlab_order: bool) -> 
     assert figures["mpjpe_mm"] == pytest.approx(0, abs=1e-2)
 
 
+def write_motion(file: Path, people: np.ndarray, fps: float = 30) -> None:
+    """Truth of moving people (T, P, 21, 3) m."""
+    shape = (*people.shape[:2], len(JOINTS_2D))
+    px, seen = np.full((*shape, 2), np.nan), np.zeros(shape, np.uint8)
+    for joint, place in enumerate(SHOWN_BY):
+        if place >= 0:
+            px[:, :, place], seen[:, :, place] = project(people[:, :, joint]), 1
+    K_file = K.copy()
+    K_file[0, 2] = (WIDTH - 1) / 2
+    np.savez(file, joints_m=people, joints_px=px, seen=seen, K=K_file, fps=np.array(fps))
+
+
+def test_a_video_with_truth_tells_identity_and_motion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = np.stack([pose(1, -1, 5), pose(2, 1, 6)])
+    people = np.repeat(still[None], 12, axis=0)
+    write_motion(tmp_path / "clip.npz", people)
+    shaken = people.copy()
+    shaken[::2, :, :, 0] += 0.01  # to and fro by 10 mm: second differences of 20 mm
+    write_run(tmp_path / "out", [list(f) for f in shaken], None)
+    with np.load(tmp_path / "out" / "pose.npz") as z:
+        data = dict(z)
+    ids = np.tile([4, 9], 12).reshape(12, 2)
+    ids[6:] = ids[6:, ::-1]  # the two exchange their names half-way
+    np.savez(tmp_path / "out" / "pose.npz", **(data | {"id": ids.ravel().astype(np.int32)}))
+    report = evaluate.evaluate_sequence(tmp_path / "clip.npz", tmp_path / "out")
+    motion = report["motion"]
+    assert motion["jitter_at_rest_mm"] == pytest.approx(20, rel=1e-3)
+    assert motion["acceleration_error"] == pytest.approx(0, abs=1e-2)  # the whole body shakes
+    assert motion["foot_slide_mm_s"] == pytest.approx(300, rel=1e-3)
+    assert motion["switches"] == 2
+    assert motion["IDF1"] == pytest.approx(0.5)
+    assert motion["MOTA"] == pytest.approx(1 - 2 / 24)
+    assert motion["bone_length_spread"] > 0.01  # each name is two bodies
+    assert motion["reprojection_px"] == pytest.approx(0, abs=0.1)
+    assert report["sets"]["clip"]["found_share"] == 1
+    assert report["sets"]["clip"]["mpjpe_mm"] == pytest.approx(0, abs=1e-2)
+    assert main(["eval", "sequence", str(tmp_path / "clip.npz"), str(tmp_path / "out")]) == 0
+    assert "HOTA" in capsys.readouterr().out
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    with pytest.raises(SourceError, match=r"broken\.npz"):
+        evaluate.evaluate_sequence(tmp_path / "broken.npz", tmp_path / "out")
+
+
+def test_a_run_that_found_nobody_scores_zero(tmp_path: Path) -> None:
+    people = np.repeat(np.stack([pose(1, -1, 5)])[None], 4, axis=0)
+    write_motion(tmp_path / "clip.npz", people)
+    write_run(tmp_path / "out", [[], [], [], []], None)
+    report = evaluate.evaluate_sequence(tmp_path / "clip.npz", tmp_path / "out")
+    assert (report["motion"]["MOTA"], report["motion"]["HOTA"]) == (0, 0)
+    assert np.isnan(report["motion"]["jitter_at_rest_mm"])
+    assert report["sets"]["clip"]["pck_all"] == 0
+
+
 def test_the_command_prints_a_table_or_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
