@@ -25,7 +25,7 @@ _FAINT = 0.45  # brightness of joints that were not seen
 
 _RADIUS_M = np.full(len(JOINTS), 0.034, np.float32)
 for _name, _radius in {
-    "head": 0.095, "head_top": 0.05, "neck": 0.04, "spine": 0.055, "pelvis": 0.055,
+    "head": 0.105, "head_top": 0.02, "neck": 0.04, "spine": 0.055, "pelvis": 0.055,
     "l_hip": 0.05, "r_hip": 0.05, "l_hand": 0.026, "r_hand": 0.026, "l_wrist": 0.026,
     "r_wrist": 0.026, "l_foot": 0.028, "r_foot": 0.028,
 }.items():  # fmt: skip
@@ -37,11 +37,20 @@ _LIMB_RADIUS_M = np.minimum(_RADIUS_M, 0.046)
 
 
 @cache
-def _ball() -> tuple[Float32, UInt32]:
-    """Return an octahedron split once into 32 triangles: unit vectors (18, 3), faces (32, 3)."""
+def _ball(splits: int) -> tuple[Float32, UInt32]:
+    """Return an octahedron split so often: unit vectors (n, 3), faces (8 * 4^splits, 3)."""
     corners = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
     points = [np.array(c, float) for c in corners]
-    faces = [(0, 2, 4), (2, 1, 4), (1, 3, 4), (3, 0, 4), (2, 0, 5), (1, 2, 5), (3, 1, 5), (0, 3, 5)]
+    corners_of = [
+        (0, 2, 4),
+        (2, 1, 4),
+        (1, 3, 4),
+        (3, 0, 4),
+        (2, 0, 5),
+        (1, 2, 5),
+        (3, 1, 5),
+        (0, 3, 5),
+    ]
     middle: dict[tuple[int, int], int] = {}
 
     def between(a: int, b: int) -> int:
@@ -52,11 +61,13 @@ def _ball() -> tuple[Float32, UInt32]:
             points.append(m / np.linalg.norm(m))
         return middle[key]
 
-    split = []
-    for a, b, c in faces:
-        ab, bc, ca = between(a, b), between(b, c), between(c, a)
-        split += [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
-    return np.array(points, np.float32), np.array(split, np.uint32)
+    for _ in range(splits):
+        split = []
+        for a, b, c in corners_of:
+            ab, bc, ca = between(a, b), between(b, c), between(c, a)
+            split += [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
+        corners_of = split
+    return np.array(points, np.float32), np.array(corners_of, np.uint32)
 
 
 @cache
@@ -80,7 +91,13 @@ def figures(bodies: Bodies) -> tuple[Float32, UInt32, Float32]:
     tint = np.array([person_colour(i) for i in bodies.ids], np.float32) / 255
     bright = np.where(bodies.state == SEEN, 1.0, np.where(bodies.state == INFERRED, 0.8, _FAINT))
     colour: Float32 = (tint[:, None, :] * bright[..., None]).astype(np.float32)
-    parts = [_limbs(joints, colour), _balls(joints, colour)]
+    head = [INDEX["head"]]
+    rest = [j for j in range(len(JOINTS)) if j not in head]
+    parts = [
+        _limbs(joints, colour),
+        _balls(joints, colour, rest, 1),
+        _balls(with_skull(joints), colour, head, 2),
+    ]
     offset, vertices, faces, colours = 0, [], [], []
     for points, corners, shade in parts:
         vertices.append(points)
@@ -88,6 +105,15 @@ def figures(bodies: Bodies) -> tuple[Float32, UInt32, Float32]:
         colours.append(shade)
         offset += len(points)
     return np.concatenate(vertices), np.concatenate(faces), np.concatenate(colours)
+
+
+def with_skull(joints: Float32) -> Float32:
+    """Return joints (N, J, 3) with the head moved to the middle of the skull, for drawing."""
+    moved = joints.copy()
+    head, top = joints[:, INDEX["head"]], joints[:, INDEX["head_top"]]
+    middle = 0.55 * head + 0.45 * top
+    moved[:, INDEX["head"]] = np.where(np.isfinite(middle), middle, head)
+    return moved
 
 
 def _limbs(joints: Float32, colour: Float32) -> tuple[Float32, UInt32, Float32]:
@@ -117,13 +143,15 @@ def _limbs(joints: Float32, colour: Float32) -> tuple[Float32, UInt32, Float32]:
     return points.reshape(-1, 3), faces.reshape(-1, 3), shade.reshape(-1, 4)
 
 
-def _balls(joints: Float32, colour: Float32) -> tuple[Float32, UInt32, Float32]:
-    unit, corners = _ball()
-    centre = joints.reshape(-1, 3)
+def _balls(
+    joints: Float32, colour: Float32, which: list[int], splits: int
+) -> tuple[Float32, UInt32, Float32]:
+    unit, corners = _ball(splits)
+    centre = joints[:, which].reshape(-1, 3)
     keep = np.isfinite(centre).all(1)
-    radius = np.tile(_RADIUS_M, len(joints))[keep]
+    radius = np.tile(_RADIUS_M[which], len(joints))[keep]
     points = centre[keep, None] + unit[None] * radius[:, None, None]
-    tint = colour.reshape(-1, 3)[keep, None]
+    tint = colour[:, which].reshape(-1, 3)[keep, None]
     shade = _shade(np.broadcast_to(unit[None], points.shape), tint)
     count = np.arange(int(keep.sum()), dtype=np.uint32) * np.uint32(len(unit))
     faces = corners[None] + count[:, None, None]

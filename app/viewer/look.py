@@ -1,6 +1,6 @@
 """The look of the window: colours of people and the dark style sheet.
 
-Source of the idea of a fixed, cyclic palette: identities must keep their colour for life.
+The palette is fixed and cyclic, because an identity must keep its colour for life.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ QPushButton:checked, QToolButton:checked {{ background: #1c4257; border-color: {
 QPushButton:disabled, QComboBox:disabled {{ color: #55607a; }}
 QPushButton#record {{ font-weight: 600; padding: 9px 10px; }}
 QPushButton#record:checked {{ background: #5a1f27; border-color: {RED}; }}
+QComboBox::drop-down {{ border: none; width: 22px; }}
+QComboBox::down-arrow {{ width: 0; height: 0; border-left: 4px solid #1f2836;
+    border-right: 4px solid #1f2836; border-top: 5px solid {FAINT}; }}
 QComboBox QAbstractItemView {{ background: {PANEL}; color: {TEXT}; border: 1px solid {LINE};
     selection-background-color: #1c4257; }}
 QSlider::groove:horizontal {{ height: 4px; background: {LINE}; border-radius: 2px; }}

@@ -8,12 +8,15 @@ from PyQt5.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PyQt5.QtWidgets import QWidget
 
 from manypose.app.viewer import look
+from manypose.app.viewer.figure import with_skull
 from manypose.app.viewer.space import BONES, NOBODY, Bodies, Float, Orbit, grid_lines
 from manypose.app.viewer.view3d import Steering, paint_labels
-from manypose.pose.joints import INDEX, SEEN
+from manypose.pose.joints import INDEX, INFERRED, SEEN
 
 _LIMB_M = 0.075
-_HEAD_M = 0.17
+_HEAD_M = 0.21
+# How much darker a joint is drawn, in percent, by what is known of it.
+_DIM = {SEEN: 100, INFERRED: 116}
 
 
 class PaintedView(QWidget):
@@ -74,15 +77,13 @@ class PaintedView(QWidget):
             for a, b in BONES:
                 ends = at[[a, b]]
                 if np.isfinite(ends).all():
-                    seen = bool((self.bodies.state[person, [a, b]] == SEEN).all())
-                    strokes.append((float(ends[:, 2].mean()), ends, track_id, seen))
-            head = at[INDEX["head"]]
+                    dim = max(_DIM.get(int(s), 180) for s in self.bodies.state[person, [a, b]])
+                    strokes.append((float(ends[:, 2].mean()), ends, track_id, dim))
+            head = self.orbit.project(with_skull(joints[None])[0, INDEX["head"]], w, h)
             if np.isfinite(head).all():
-                strokes.append((float(head[2]) - 0.02, head[None], track_id, True))
-        for depth, ends, track_id, seen in sorted(strokes, key=lambda s: -s[0]):
-            colour = QColor(*look.person_colour(track_id))
-            if not seen:
-                colour = colour.darker(170)
+                strokes.append((float(head[2]) - 0.02, head[None], track_id, 100))
+        for depth, ends, track_id, dim in sorted(strokes, key=lambda s: -s[0]):
+            colour = QColor(*look.person_colour(track_id)).darker(dim)
             if len(ends) == 1:
                 radius = _HEAD_M / 2 * focal / depth
                 painter.setPen(QPen(colour.darker(135), 1))

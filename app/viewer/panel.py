@@ -23,10 +23,10 @@ from PyQt5.QtWidgets import (
 from manypose.app.viewer import look
 from manypose.app.viewer.feed import Feed, LiveControls, View
 from manypose.app.viewer.space import body_height_m
-from manypose.pose.joints import ROOT, SEEN
+from manypose.pose.joints import ROOT
 
 _STEPS = 100  # slider steps between two presets
-_HEIGHT_AFTER = 20  # frames before a person's height is shown
+_HEIGHT_AFTER = 8  # looks, of some 8 a second, before a person's height is shown
 
 
 def heading(text: str) -> QLabel:
@@ -44,7 +44,7 @@ class PeopleList(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[tuple[int, float, float, float]] = []
-        self._heights: dict[int, deque[float]] = {}
+        self._heights: dict[tuple[str, int], deque[float]] = {}
         self.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Expanding)
         self.setMinimumHeight(90)
 
@@ -54,14 +54,15 @@ class PeopleList(QWidget):
         present = set()
         for view in views:
             for person in view.people:
-                present.add(person.track_id)
-                kept = self._heights.setdefault(person.track_id, deque(maxlen=90))
+                key = (view.name, person.track_id)
+                present.add(key)
+                kept = self._heights.setdefault(key, deque(maxlen=90))
                 height = body_height_m(person.joints_m.astype(float))
                 if np.isfinite(height):
                     kept.append(height)
                 tall = float(np.median(kept)) if len(kept) >= _HEIGHT_AFTER else float("nan")
                 away = float(np.linalg.norm(person.joints_m[ROOT]))
-                rows.append((person.track_id, away, tall, float((person.state == SEEN).mean())))
+                rows.append((person.track_id, away, tall, float((person.confidence > 0).mean())))
         for gone in set(self._heights) - present:
             if len(self._heights) > 200:
                 del self._heights[gone]

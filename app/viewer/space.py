@@ -145,6 +145,7 @@ class Orbit:
         self.grid = True
         self.follow = False
         self.mirror = False
+        self.note = ""  # where the metres come from
         self.reset()
 
     def reset(self) -> None:

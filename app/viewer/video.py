@@ -42,6 +42,8 @@ class VideoPane(QWidget):
         self._picture: QImage | None = None
         self.mirror = False
         self.overlay = True
+        self.named = False
+        self._tags: list[QRectF] = []
         self.setMinimumSize(200, 140)
         self.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Expanding)
         self.setAttribute(Qt.WA_OpaquePaintEvent)
@@ -71,8 +73,14 @@ class VideoPane(QWidget):
             painter.drawRect(area)
         painter.setRenderHint(QPainter.Antialiasing)
         if self.overlay:
+            painter.setClipRect(area)
+            self._tags = []
             for person in view.people:
                 self._person(painter, person, area, scale, w)
+            painter.setClipping(False)
+        if self.named:
+            painter.setPen(QColor(look.TEXT))
+            painter.drawText(area.adjusted(12, 10, 0, 0), int(Qt.AlignLeft), view.name)
         if view.message:
             self._message(painter, view.message)
         if view.serial != self._told:
@@ -143,9 +151,9 @@ class VideoPane(QWidget):
         painter.setBrush(Qt.NoBrush)
         top = at[known][:, 1].min()
         middle = float(at[known][at[known][:, 1].argmin(), 0])
-        self._tag(painter, person, middle, float(top) - 3.5 * thick - 10)
+        self._tag(painter, person, area, QPointF(middle, float(top) - 3.5 * thick - 10))
 
-    def _tag(self, painter: QPainter, person: TrackedPerson, x: float, y: float) -> None:
+    def _tag(self, painter: QPainter, person: TrackedPerson, area: QRectF, at: QPointF) -> None:
         """Draw the number and distance of a person in a rounded box."""
         root = person.joints_m[ROOT]
         text = str(person.track_id)
@@ -157,9 +165,19 @@ class VideoPane(QWidget):
         painter.setFont(font)
         metrics = QFontMetricsF(font)
         box = QRectF(0, 0, metrics.horizontalAdvance(text) + 16, 20)
-        box.moveCenter(QPointF(x, y))
-        box.moveLeft(min(max(box.left(), 4.0), self.width() - box.width() - 4))
-        box.moveTop(min(max(box.top(), 4.0), self.height() - 24.0))
+        box.moveCenter(at)
+        box.moveLeft(min(max(box.left(), area.left() + 4), area.right() - box.width() - 4))
+        box.moveTop(min(max(box.top(), area.top() + 4), area.bottom() - 24))
+        for _ in range(6):  # above the tags already there, or beside them at the top
+            under = [tag for tag in self._tags if tag.intersects(box)]
+            if not under:
+                break
+            above = min(tag.top() for tag in under) - 22
+            if above >= area.top():
+                box.moveTop(above)
+            else:
+                box.moveLeft(max(tag.right() for tag in under) + 2)
+        self._tags.append(box)
         painter.setPen(Qt.NoPen)
         painter.setBrush(QColor(14, 18, 25, 205))
         painter.drawRoundedRect(box, 10, 10)

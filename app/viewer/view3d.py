@@ -131,7 +131,6 @@ def paint_labels(painter: QPainter, orbit: Orbit, bodies: Bodies, width: int, he
     font.setBold(False)
     painter.setFont(font)
     painter.setPen(QColor(look.FAINT))
-    note = "grid 1 m" if orbit.grid else ""
-    if orbit.follow:
-        note += "   following the nearest"
-    painter.drawText(12, height - 12, note.strip())
+    notes = ["grid 1 m" if orbit.grid else "", orbit.note]
+    notes.append("following the nearest" if orbit.follow else "")
+    painter.drawText(12, height - 12, "   ".join(n for n in notes if n))

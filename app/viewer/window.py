@@ -32,6 +32,7 @@ from PyQt5.QtWidgets import (
 from manypose.app.viewer import look
 from manypose.app.viewer.feed import Feed, View
 from manypose.app.viewer.panel import SidePanel
+from manypose.app.viewer.sheet import Sheet
 from manypose.app.viewer.space import NOBODY, Bodies, Room
 from manypose.app.viewer.timeline import Timeline
 from manypose.app.viewer.video import VideoPane
@@ -41,27 +42,8 @@ from manypose.errors import ManyposeError
 log = logging.getLogger(__name__)
 
 _INTERVAL_MS = 33
+_PANEL_S = 0.12
 _CAMERAS_APART_M = 6.0
-
-KEYS: tuple[tuple[str, str], ...] = (
-    ("Space", "pause, go on"),
-    ("R", "record a session"),
-    ("S", "snapshot of the window"),
-    ("M", "mirror the view (data stay)"),
-    ("V", "video, 3D or both"),
-    ("D", "3D only, and back"),
-    ("1 2 3", "smoothing: steady, normal, fast"),
-    ("F", "follow the nearest person"),
-    ("G", "floor grid"),
-    ("O", "skeletons over the video"),
-    ("B", "network, device, time per stage"),
-    ("Home", "first view of the 3D pane"),
-    ("← →", "replay: one frame back or on"),
-    ("↑ ↓", "replay: faster, slower"),
-    ("F11", "full screen"),
-    ("?", "this list"),
-    ("Esc", "finish files and leave"),
-)
 
 
 class Window(QMainWindow):
@@ -73,7 +55,8 @@ class Window(QMainWindow):
         self._closed = False
         self._mode = "both"
         self._rooms: dict[str, Room] = {}
-        self._grid_of: tuple[str, ...] = ()
+        self._layout: tuple[object, ...] = ()
+        self._panel_at = 0.0
         self._space_key: tuple[int, ...] = ()
         self._space_at = 0.0
         self._note = ""
@@ -114,13 +97,7 @@ class Window(QMainWindow):
         self.status.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Fixed)
         column.addWidget(self.status)
         self.setCentralWidget(whole)
-        self._sheet = QLabel(whole)
-        self._sheet.setStyleSheet(
-            f"background: rgba(14, 18, 25, 235); border: 1px solid {look.LINE};"
-            " border-radius: 12px; padding: 22px; font-size: 14px;"
-        )
-        self._sheet.hide()
-        self._sheet_of = ""
+        self._sheet = Sheet(whole, feed.details)
         for child in whole.findChildren(QWidget):
             child.setFocusPolicy(Qt.NoFocus)
         self.setFocusPolicy(Qt.StrongFocus)
@@ -142,30 +119,34 @@ class Window(QMainWindow):
         now = time.perf_counter()
         if now - self._space_at >= self.space.interval_s * 0.9:
             self._show_space(views, now)
-        self.panel.show_views(views)
+        if now - self._panel_at > _PANEL_S:
+            self._panel_at = now
+            self.panel.show_views(views)
         if self.timeline is not None:
             self.timeline.refresh(self._feed.paused())
         self._show_status(now)
-        if self._sheet.isVisible() and self._sheet_of == "details":
-            self._lay_sheet("details")
+        self._sheet.refresh()
 
     def _arrange(self, views: Sequence[View]) -> None:
-        """Make as many panes as there are views, in a grid about as wide as high."""
-        names = tuple(view.name for view in views)
-        if names == self._grid_of:
+        """Make a pane for every view, in the grid that shows them largest."""
+        columns = _columns(len(views), self._videos.width(), self._videos.height())
+        layout = (*(view.name for view in views), columns)
+        if layout == self._layout:
             return
-        self._grid_of = names
+        self._layout = layout
         for pane in self.panes:
             self._videos_grid.removeWidget(pane)
+        for pane in self.panes[len(views) :]:
             pane.deleteLater()
-        self.panes = []
-        columns = math.ceil(math.sqrt(len(views)))
-        for k in range(len(views)):
+        del self.panes[len(views) :]
+        while len(self.panes) < len(views):
             pane = VideoPane(self._feed.painted)
             pane.setFocusPolicy(Qt.NoFocus)
             pane.mirror = self.space.orbit.mirror
-            self._videos_grid.addWidget(pane, k // columns, k % columns)
             self.panes.append(pane)
+        for k, pane in enumerate(self.panes):
+            pane.named = len(views) > 1
+            self._videos_grid.addWidget(pane, k // columns, k % columns)
 
     def _show_space(self, views: Sequence[View], now: float) -> None:
         """Hand the people of all cameras to the 3D view; several cameras stand side by side."""
@@ -192,6 +173,10 @@ class Window(QMainWindow):
             if parts
             else NOBODY
         )
+        guessed = any(v.camera is not None and v.camera.source == "fov-guess" for v in views)
+        self.space.orbit.note = (
+            "scale from a guessed field of view: --fov or --camera is better" if guessed else ""
+        )
         self.space.orbit.frame(bodies, dt)
         self.space.show_bodies(bodies, np.concatenate(frusta) if frusta else np.zeros((0, 3)))
 
@@ -214,10 +199,10 @@ class Window(QMainWindow):
     # keys
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
-        """Do what the key says (`KEYS`)."""
+        """Do what the key says (`sheet.KEYS`)."""
         action = self._actions().get(event.key())
         if action is None and event.text() == "?":
-            action = self._help
+            action = self._sheet.toggle_keys
         if action is None:
             super().keyPressEvent(event)
         elif not event.isAutoRepeat() or event.key() in (Qt.Key_Left, Qt.Key_Right):
@@ -246,14 +231,14 @@ class Window(QMainWindow):
             Qt.Key_F: self._follow,
             Qt.Key_G: self._toggle_grid,
             Qt.Key_O: self._toggle_overlay,
-            Qt.Key_B: lambda: self._toggle_sheet("details"),
+            Qt.Key_B: self._sheet.toggle_details,
             Qt.Key_Home: self._home,
             Qt.Key_Left: step(-1),
             Qt.Key_Right: step(1),
             Qt.Key_Up: faster(1),
             Qt.Key_Down: faster(-1),
             Qt.Key_F11: self._full_screen,
-            Qt.Key_F1: self._help,
+            Qt.Key_F1: self._sheet.toggle_keys,
             Qt.Key_Escape: self.close,
         }
 
@@ -328,33 +313,6 @@ class Window(QMainWindow):
         else:
             self.showFullScreen()
 
-    def _help(self) -> None:
-        self._toggle_sheet("keys")
-
-    def _toggle_sheet(self, which: str) -> None:
-        if self._sheet.isVisible() and self._sheet_of == which:
-            self._sheet.hide()
-            return
-        self._sheet_of = which
-        self._lay_sheet(which)
-        self._sheet.show()
-        self._sheet.raise_()
-
-    def _lay_sheet(self, which: str) -> None:
-        if which == "keys":
-            rows = "".join(
-                f"<tr><td style='padding:3px 26px 3px 0'><b>{key}</b></td><td>{what}</td></tr>"
-                for key, what in KEYS
-            )
-            self._sheet.setText(f"<table>{rows}</table>")
-        else:
-            self._sheet.setText(f"<pre>{self._feed.details()}</pre>")
-        self._sheet.adjustSize()
-        room = self.centralWidget().size()
-        self._sheet.move(
-            (room.width() - self._sheet.width()) // 2, (room.height() - self._sheet.height()) // 2
-        )
-
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802 - Qt's name
         """Stop the timer, then let the feed finish its files."""
         if not self._closed:
@@ -362,6 +320,15 @@ class Window(QMainWindow):
             self._timer.stop()
             self._feed.close()
         event.accept()
+
+
+def _columns(count: int, width: int, height: int) -> int:
+    """Return how many columns show so many 16:9 pictures largest in this room."""
+
+    def scale(columns: int) -> float:
+        return min(width / columns / 16, height / math.ceil(count / columns) / 9)
+
+    return max(range(1, count + 1), key=scale)
 
 
 def show(feed: Feed) -> int:
