@@ -32,7 +32,8 @@ def demo(words: Sequence[str]) -> int:
             return 4
         sys.stderr.write("Sample: a few seconds of computer-made people, not real footage.\n")
     if "--no-gui" not in options and _window_possible():
-        return main(["live", "--source", source, *options])
+        again = [] if given else ["--loop"]  # the sample lasts a few seconds only
+        return main(["live", "--source", source, *again, *options])
     options = [o for o in options if o != "--no-gui"]
     sys.stderr.write("No display: running without a window.\n")
     outputs = [] if "-o" in options else ["-o", _HEADLESS_FOLDER]
