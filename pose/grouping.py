@@ -313,11 +313,21 @@ def _unite(
     people = [list(p) for p in people]
     own = np.diagonal(most).copy()
     count = np.array([len(p) for p in people], np.float32)
+
+    def cost_of(p: slice) -> Float:
+        height = np.maximum(own[p, None], own)
+        cost: Float = total[p] / np.maximum(count[p, None] * count * height, 1e-6)
+        cost[~free[p] | (height == 0) | (most[p] > stretch * height)] = np.inf
+        return cost
+
+    cost = cost_of(slice(None))
+    lowest = cost.min(1)  # of each row, or less: corrected when a row comes up
     while True:
-        height = np.maximum(own[:, None], own)
-        cost = total / np.maximum(count[:, None] * count * height, 1e-6)
-        cost[~free | (height == 0) | (most > stretch * height)] = np.inf
-        p, q = divmod(int(np.argmin(cost)), len(cost))
+        p = int(np.argmin(lowest))
+        q = int(np.argmin(cost[p]))
+        if cost[p, q] > lowest[p]:
+            lowest[p] = cost[p, q]
+            continue
         if not np.isfinite(cost[p, q]):
             return [p for p in people if p]
         people[p] += people[q]
@@ -328,6 +338,10 @@ def _unite(
         total[p] = total[:, p] = total[p] + total[q]
         free[p] = free[:, p] = free[p] & free[q]
         free[q] = free[:, q] = False
+        cost[p] = cost[:, p] = cost_of(slice(p, p + 1))[0]
+        cost[q] = cost[:, q] = np.inf
+        np.minimum(lowest, cost[p], out=lowest)
+        lowest[p], lowest[q] = cost[p].min(), np.inf
 
 
 def _people(
