@@ -99,9 +99,11 @@ class Stage:
     def floor_m(self, avatar: Tensor, clip: NDArray[Any]) -> Tensor:
         """Return (P,) the floor of each motion danced by each avatar (body scale 1)."""
         at = self.index(clip)
-        pairs = torch.stack([avatar, at], 1)[self._floor[avatar, at].isnan()]
+        fresh = self._floor[avatar, at].isnan()
+        pairs = torch.stack([avatar, at], 1)[fresh].cpu().numpy()
         if len(pairs):
-            who, which = pairs[:, 0], pairs[:, 1].cpu().numpy()
+            pairs = np.unique(pairs, axis=0)  # a sequence asks for the same people again and again
+            who, which = self.index(pairs[:, 0]), pairs[:, 1]
             share = np.linspace(0, 1, _FLOOR_FRAMES)
             last = self.clips.length[which][:, None] - 1
             rows = self.clips.start[which][:, None] + np.rint(share * last)
@@ -110,7 +112,9 @@ class Stage:
             lying = torch.tensor(
                 [self.clips.tags[c] == "lie" for c in which], dtype=torch.bool, device=self.device
             )
-            self._floor[who, pairs[:, 1]] = floor_heights(self.avatars, who, rotations, hip, lying)
+            self._floor[who, self.index(which)] = floor_heights(
+                self.avatars, who, rotations, hip, lying
+            )
         return self._floor[avatar, at]
 
 

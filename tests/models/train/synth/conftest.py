@@ -171,7 +171,7 @@ def real(shared: Path) -> tuple[Avatars, Clips]:
     avatars, mocap = shared / "data/avatars/avatars.zip", shared / "data/mocap/mocap.npz"
     if not avatars.exists() or not mocap.exists():
         pytest.skip("the avatar and motion archives are not here")
-    return read_avatars(avatars, 24), read_clips(mocap)
+    return read_avatars(avatars, 8), read_clips(mocap)
 
 
 @pytest.fixture(params=["boxes", "real"])

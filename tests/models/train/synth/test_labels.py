@@ -23,7 +23,7 @@ from manypose.models.train.synth.scene import Crowd, Stage, View, sample_scenes
 from manypose.models.train.synth.sequences import cut
 from manypose.pose.joints import INDEX, INDEX_2D, MIRROR_2D, PARENT
 
-W, H, COUNT = 256, 160, 6
+W, H, COUNT = 192, 120, 5
 Cast = tuple[Avatars, Clips]
 
 
@@ -67,6 +67,7 @@ def test_projection_agrees_with_a_matrix_of_three_rows_and_four_columns(cast: Ca
         assert np.abs(error[inside]).max(initial=0) < 1e-3
 
 
+@pytest.mark.slow
 def test_points_lie_on_the_persons_own_silhouette_and_seen_ones_on_the_mask(cast: Cast) -> None:
     stage, view, crowd = scenes(cast)
     chance = Chance(0, "cpu")
