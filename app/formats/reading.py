@@ -127,7 +127,8 @@ def load_run(path: Path | str) -> Run:
 
 
 def _from_npz(file: Path, folder: Path) -> Run:
-    with np.load(file, allow_pickle=False) as archive:
+    # Opened here: numpy leaves the file open when it is no archive.
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
         data = {key: archive[key] for key in _SHAPES}
         names = tuple(str(n) for n in archive["joint_names"])
         names_2d = tuple(str(n) for n in archive["kp2d_names"])
@@ -137,7 +138,7 @@ def _from_npz(file: Path, folder: Path) -> Run:
     quat = None
     rotations = folder / "rotations.npz"
     if rotations.is_file():
-        with np.load(rotations, allow_pickle=False) as archive:
+        with rotations.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             quat = archive["quat"]
         if quat.shape != (len(data["id"]), _J, 4):
             raise ValueError("rotations.npz is of another run")

@@ -1,0 +1,130 @@
+"""The verb ``rescale``: give a finished run the true size of a person.
+
+One camera sees directions, not sizes: bodies of another height at a distance in the same ratio give
+the same picture. So a run is rescaled by multiplying every position in the camera frame; pixels,
+times and rotations stay. The factor is told to meta.json, and text exports are made anew on demand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.app.formats import WRITERS
+from manypose.app.formats.part import write_json
+from manypose.app.formats.reading import Run, load_run
+from manypose.calib.camera import Camera
+from manypose.errors import OutputError, UsageError
+from manypose.pose.joints import MIRROR, PARENT
+from manypose.pose.records import Frame, FrameResult, TrackedPerson
+from manypose.pose.skeleton import stature_m
+
+log = logging.getLogger(__name__)
+
+_NO_PICTURE = np.zeros((1, 1, 3), np.uint8)
+_NATIVE = {"npz": "pose.npz", "csv": "pose.csv", "jsonl": "pose.jsonl"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("run", metavar="RUN", help="folder written by manypose run")
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--height", type=float, metavar="M", help="true body height in metres")
+    size.add_argument("--scale", type=float, metavar="X", help="factor for every position")
+    parser.add_argument("--id", type=int, metavar="N", help="only this person")
+    parser.add_argument("-o", "--output", metavar="DIR", help="new folder (default: in place)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rescale a run; prints its folder."""
+    stored = load_run(args.run)
+    ids = sorted({int(i) for i in stored.id})
+    if args.id is not None and args.id not in ids:
+        raise UsageError(f"--id {args.id}: nobody has this number; there are {ids or 'no people'}")
+    chosen = ids if args.id is None else [args.id]
+    if args.height is not None and not 0.3 <= args.height <= 2.8:
+        raise UsageError(f"--height {args.height:g}: a body is 0.3 to 2.8 m tall")
+    if args.scale is not None and not 0.01 <= args.scale <= 100:
+        raise UsageError(f"--scale {args.scale:g}: it must lie between 0.01 and 100")
+    factors = {}
+    for track_id in chosen:
+        if args.scale is not None:
+            factors[track_id] = float(args.scale)
+            continue
+        now_m = body_height_m(stored, track_id)
+        if now_m is None:
+            log.warning("person %d: never seen well enough to be measured, left as is", track_id)
+            continue
+        factors[track_id] = args.height / now_m
+    folder = stored.folder if args.output is None else Path(args.output)
+    write(rescaled(stored, factors), folder, factors)
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+def body_height_m(stored: Run, track_id: int) -> float | None:
+    """Return the standing height a person has in a run, from the medians of the bone lengths.
+
+    A bone that was never seen is taken from the other side; None if both are unknown.
+    """
+    joints = stored.kp3d[stored.person(track_id)]
+    lengths = np.zeros(len(PARENT))
+    for child, parent in enumerate(PARENT):
+        if parent >= 0:
+            span = np.linalg.norm(joints[:, child] - joints[:, parent], axis=1)
+            span = span[np.isfinite(span)]
+            lengths[child] = np.median(span) if len(span) else np.nan
+    lengths = np.where(np.isnan(lengths), lengths[list(MIRROR)], lengths)
+    height = float(stature_m(lengths))
+    return height if np.isfinite(height) else None
+
+
+def rescaled(stored: Run, factors: dict[int, float]) -> Run:
+    """Return the run with each person's positions multiplied by the person's factor."""
+    factor = np.array([factors.get(int(i), 1.0) for i in stored.id], np.float64)
+    kp3d: NDArray[Any] = (stored.kp3d * factor[:, None, None]).astype(np.float32)
+    root: NDArray[Any] = (stored.root * factor[:, None]).astype(np.float32)
+    before = stored.meta.get("rescaled") or {}
+    told = {str(i): round(float(before.get(str(i), 1.0)) * f, 6) for i, f in factors.items()}
+    meta = {**stored.meta, "scale_source": "rescaled", "rescaled": {**before, **told}}
+    return dataclasses.replace(stored, kp3d=kp3d, root=root, meta=meta)
+
+
+def write(stored: Run, folder: Path, factors: dict[int, float]) -> None:
+    """Write the native files of a run anew, each whole or not at all.
+
+    Raises:
+        OutputError: the folder is that of another run, or cannot be written.
+    """
+    in_place = folder.resolve() == stored.folder.resolve()
+    if not in_place and (folder / "meta.json").exists():
+        raise OutputError(f"{folder}: holds another run; choose a new folder with -o.")
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = {k: v for k, v in stored.meta.items() if k not in ("status", "summary")}
+    names = [n for n, f in _NATIVE.items() if (stored.folder / f).is_file()] or ["npz"]
+    writers = [WRITERS[name](folder, meta) for name in names]
+    camera = Camera.from_fov(2, 2)  # not written; a frame must have one
+    for writer in writers:
+        with writer:
+            for one in stored:
+                people = tuple(
+                    TrackedPerson(
+                        p.id, p.score, p.kp2d[:, :2], p.kp2d[:, 2], p.kp3d, p.state, p.box, p.quat
+                    )
+                    for p in one.persons
+                )
+                writer.write(FrameResult(Frame(_NO_PICTURE, one.t, one.frame, camera), people))
+    if not in_place:
+        for name in ("coco.json", "events.jsonl"):
+            if (stored.folder / name).is_file():
+                (folder / name).write_bytes((stored.folder / name).read_bytes())
+    write_json(folder / "meta.json", stored.meta)
+    for track_id, factor in factors.items():
+        log.info("person %d: positions times %.4f", track_id, factor)
