@@ -29,6 +29,7 @@ from manypose.pose.joints import (
     JOINTS_2D,
     MIRROR,
     MIRROR_2D,
+    OKS_SIGMAS,
     ROOT,
 )
 from manypose.pose.records import Person2D, Person3D
@@ -53,6 +54,8 @@ _BETWEEN = (("neck", "l_shoulder", "r_shoulder"), ("pelvis", "l_hip", "r_hip"))
 # A size is a fraction of the distance: below this a person would be farther than 300 m.
 _SIZE_MIN = 1e-3
 _SIZE_ONE_JOINT = 0.05
+# The longer side of a standing person's box, in sizes as `encode` measures them.
+_EXTENT = 3.3
 _SIGMA_MIN_M, _SIGMA_MAX_M = 0.005, 2.0
 
 
@@ -62,13 +65,11 @@ class LiftingConfig:
 
     mirror: lift every person and their mirror image and take the mean (twice the work of a small
     network). pull: move seen joints sideways towards the rays on which they are seen, as far as
-    the expected errors of both ask for. pixel_error: expected error of a 2D joint as a fraction
-    of the person's size in the picture.
+    the expected errors of both ask for.
     """
 
     mirror: bool = True
     pull: bool = True
-    pixel_error: float = 0.06
 
 
 def lift(
@@ -94,17 +95,31 @@ def lift(
     bad = ~(np.isfinite(joints).all((1, 2)) & np.isfinite(sigma).all(1)) | ~(score > 0).any(1)
     joints[bad], sigma[bad] = 0, _SIGMA_MAX_M
 
-    size = np.maximum(np.exp(features[:, SIZE] - _LOG_OFFSET), _SIZE_MIN)
-    error = config.pixel_error * size
-    root, root_sigma = placement.place(joints, sigma, rays, score, error)
+    error = ray_errors(score, np.exp(features[:, SIZE] - _LOG_OFFSET))
+    root, root_sigma = placement.place(joints, sigma, rays, error)
     if config.pull:
-        joints = placement.pull(joints, sigma, root, rays, score, error)
+        joints = placement.pull(joints, sigma, root, rays, error)
     joints[bad], root[bad] = np.nan, np.nan
     sigma[bad], root_sigma[bad] = np.inf, np.inf
     return [
         Person3D(person, j, s, r, float(e))
         for person, j, s, r, e in zip(people, joints, sigma, root, root_sigma, strict=True)
     ]
+
+
+def ray_errors(score: Float, size: Float) -> Float:
+    """Return the expected errors (N, K) of rays, infinite where not seen.
+
+    Args:
+        score: (N, K), 0 where not seen.
+        size: (N,) the people's sizes in the picture, as `encode` measures them.
+
+    An error grows as the score falls; the curve was measured with a small 2D network whose scores
+    are heat-map peaks, in units of the joints' OKS constants times the person's extent.
+    """
+    grown = 0.1 + 3 * (1 - np.clip(score, 0, 1)) ** 1.7
+    extent = _EXTENT * size[:, None]
+    return np.where(score > 0, grown * OKS_SIGMAS.astype(float) * extent, np.inf)
 
 
 def carried_bones(people: Sequence[Person2D]) -> Float | None:

@@ -31,33 +31,61 @@ _FACE = ("l_ear", "r_ear", "l_eye", "r_eye", "nose")
 # The face points lie up to a hand's breadth from the middle of the head, which stands for them.
 _FACE_OFFSET_M = 0.07
 
+# Where people mark joints on photographs, against the centres of rotation of the 3D joints, in
+# torso lengths (measured on rendered people with a network trained on photographs): shoulders
+# nearer to each other and higher, hips farther apart and higher.
+_LABELS = (("shoulder", 0.055, 0.018), ("hip", -0.017, 0.025))
+
 _SHOWN = np.array([k >= 0 for k in SHOWN_BY])
 _TO_2D = np.array([max(k, 0) for k in SHOWN_BY])
 
 
-def observed(rays: Float, score: Float) -> tuple[Float, Float, Float]:
-    """Return what is seen of the 3D joints: rays (N, J, 2), scores (N, J), extra errors (J,) m.
+def observed(rays: Float, ray_error: Float) -> tuple[Float, Float]:
+    """Return what is seen of the 3D joints: rays (N, J, 2) and their errors (N, J).
 
     Mid-head, which no 2D joint shows, is read between the ears, or else from what is seen of the
-    face. Scores are 0 where nothing is seen.
+    face. Errors are infinite where nothing is seen, and the rays 0.
     """
-    out = np.where((score > 0)[..., None], rays, 0.0)[:, _TO_2D]
-    weight = np.where(_SHOWN, score[:, _TO_2D], 0.0)
+    flat = np.where(np.isfinite(ray_error)[..., None], rays, 0.0)
+    out, error = flat[:, _TO_2D], np.where(_SHOWN, ray_error[:, _TO_2D], np.inf)
     face = [INDEX_2D[n] for n in _FACE]
-    seen = score[:, face] > 0
+    seen = np.isfinite(ray_error[:, face])
     seen[:, 2:] &= ~seen[:, :2].all(1, keepdims=True)  # both ears say it best
-    total = np.maximum(seen.sum(1), 1)
-    points = np.where(seen[..., None], rays[:, face], 0.0)
+    total = seen.sum(1)
     head = INDEX["head"]
-    out[:, head] = points.sum(1) / total[:, None]
-    weight[:, head] = np.where(seen, score[:, face], 0).sum(1) / total
-    extra = np.zeros(len(SHOWN_BY))
-    extra[head] = _FACE_OFFSET_M
-    return out, weight, extra
+    out[:, head] = (
+        np.where(seen[..., None], flat[:, face], 0).sum(1) / np.maximum(total, 1)[:, None]
+    )
+    mean = np.where(seen, ray_error[:, face], 0).sum(1) / np.maximum(total, 1)
+    error[:, head] = np.where(total > 0, mean, np.inf)
+    return out, error
+
+
+def marked(joints_rel_m: Float) -> Float:
+    """Return the points (N, J, 3) where the 2D joints of these 3D joints are marked.
+
+    The 2D neck is the middle of the shoulders, 5 cm below the 3D neck; see also `_LABELS`.
+    """
+    out = joints_rel_m.copy()
+    up = joints_rel_m[:, INDEX["neck"]] - joints_rel_m[:, ROOT]
+    length = _norm(up)
+    for name, inwards, higher in _LABELS:
+        left, right = INDEX[f"l_{name}"], INDEX[f"r_{name}"]
+        across = joints_rel_m[:, left] - joints_rel_m[:, right]
+        across = across * (inwards * length / np.maximum(_norm(across), 1e-6))
+        out[:, left] += higher * up - across
+        out[:, right] += higher * up + across
+    for name, pair in (("neck", "shoulder"), ("pelvis", "hip")):
+        out[:, INDEX[name]] = (out[:, INDEX[f"l_{pair}"]] + out[:, INDEX[f"r_{pair}"]]) / 2
+    return out
+
+
+def _norm(vectors: Float) -> Float:
+    return np.asarray(np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 
 def place(
-    joints_rel_m: Float, sigma_m: Float, rays: Float, score: Float, ray_error: Float
+    joints_rel_m: Float, sigma_m: Float, rays: Float, ray_error: Float
 ) -> tuple[Float, Float]:
     """Return the roots (N, 3) m in the camera frame and their expected errors along the ray (N,).
 
@@ -65,28 +93,33 @@ def place(
         joints_rel_m: (N, J, 3) relative to the root, camera axes.
         sigma_m: (N, J) expected errors of the joints.
         rays: (N, K, 2) seen 2D joints on the plane z = 1, NaN where not seen.
-        score: (N, K), 0 where not seen.
-        ray_error: (N,) expected error of a ray on the plane z = 1.
+        ray_error: (N, K) their expected errors on that plane, infinite where not seen.
     """
-    q, c, extra = observed(rays, score)
-    p = joints_rel_m
-    # The component of an error of length s along one axis, were all axes alike.
-    side = (sigma_m**2 + extra**2) / 3
+    q, error = observed(rays, ray_error)
+    p = marked(joints_rel_m)
+    seen = np.isfinite(error)
+    side = _sideways(sigma_m)
     z: Float = np.full(len(p), _PRIOR_M)
     root: Float = np.zeros((len(p), 3))
     for _ in range(2):  # the second round knows how far away the joints are
-        root = _linear(p, q, c / (ray_error[:, None] ** 2 + side / z[:, None] ** 2), z)
-        root = _in_front(root, p, q, c)
+        root = _linear(p, q, 1 / (error**2 + side / z[:, None] ** 2), z)
+        root = _in_front(root, p, q, seen)
         z = root[:, 2]
     covariance: Float = np.zeros((len(p), 3, 3))
     for _ in range(_STEPS):
-        weight = c / (ray_error[:, None] ** 2 + side / root[:, 2:] ** 2)
+        weight = 1 / (error**2 + side / root[:, 2:] ** 2)
         root, covariance = _step(root, p, q, weight)
-        root = _in_front(root, p, q, c)
-    ray = root / np.linalg.norm(root, axis=1, keepdims=True)
+        root = _in_front(root, p, q, seen)
+    ray = root / _norm(root)
     along = np.einsum("ni,nij,nj->n", ray, covariance, ray)
-    far = np.linalg.norm(root, axis=1)
-    return root, np.sqrt(np.maximum(along, 0) + (SIZE_SPREAD * far) ** 2)
+    return root, np.sqrt(np.maximum(along, 0) + (SIZE_SPREAD * _norm(root)[:, 0]) ** 2)
+
+
+def _sideways(sigma_m: Float) -> Float:
+    """Return the variances (N, J) along one axis of errors of this length, were all axes alike."""
+    out = sigma_m**2 / 3
+    out[:, INDEX["head"]] += _FACE_OFFSET_M**2
+    return out
 
 
 def _linear(p: Float, q: Float, weight: Float, z: Float) -> Float:
@@ -142,34 +175,35 @@ def _solve(a: Float, right: Float) -> Float:
     return np.asarray(np.linalg.solve(damped, right[..., None])[..., 0])
 
 
-def _in_front(root: Float, p: Float, q: Float, c: Float) -> Float:
+def _in_front(root: Float, p: Float, q: Float, seen: NDArray[np.bool_]) -> Float:
     """Return the roots, moved away along their rays until every seen joint is in front."""
-    nearest = np.where(c > 0, p[..., 2], 0.0).min(1)
+    nearest = np.where(seen, p[..., 2], 0.0).min(1)
     least = np.maximum(_NEAR_M - nearest, _NEAR_M)
     short = ~(root[:, 2] >= least)
     if not short.any():
         return root
-    total = np.maximum(c.sum(1, keepdims=True), 1e-9)
-    ray = (c[..., None] * q).sum(1) / total
+    ray = (seen[..., None] * q).sum(1) / np.maximum(seen.sum(1), 1)[:, None]
     moved = np.concatenate([ray * least[:, None], least[:, None]], 1)
     return np.where(short[:, None], moved, root)
 
 
 def pull(
-    joints_rel_m: Float, sigma_m: Float, root_m: Float, rays: Float, score: Float, ray_error: Float
+    joints_rel_m: Float, sigma_m: Float, root_m: Float, rays: Float, ray_error: Float
 ) -> Float:
     """Return the joints (N, J, 3) relative to the root, seen ones drawn sideways to their rays.
 
     How far is a matter of the errors: a joint of which the network is unsure goes nearly all the
     way, one whose ray is unsure hardly moves. Depths and the root stay.
     """
-    q, c, extra = observed(rays, score)
+    q, error = observed(rays, ray_error)
     at = joints_rel_m + root_m[:, None]
-    z = np.maximum(at[..., 2:], _NEAR_M)
-    side = sigma_m**2 / 3
-    ray = (ray_error[:, None] * z[..., 0]) ** 2 / np.maximum(c, 1e-3) + extra**2
-    gain = np.where(c > 0, side / (side + ray), 0.0)[..., None]
+    shown = at.copy()  # shoulders and hips themselves: an overlay then fits the picture
+    neck, shoulders = INDEX["neck"], [INDEX["l_shoulder"], INDEX["r_shoulder"]]
+    shown[:, neck] = at[:, shoulders].mean(1)
+    z = np.maximum(shown[..., 2], _NEAR_M)
+    side = _sideways(sigma_m)
+    gain = side / (side + (np.where(np.isfinite(error), error, 1e6) * z) ** 2)
     gain[:, ROOT] = 0
     moved = at.copy()
-    moved[..., :2] += gain * (q * z - at[..., :2])
+    moved[..., :2] += gain[..., None] * (q * z[..., None] - shown[..., :2])
     return np.asarray(moved - root_m[:, None])

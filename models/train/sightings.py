@@ -60,12 +60,12 @@ class ErrorModel:
     encodings read from somebody else.
     """
 
-    spread: float = 0.45
+    spread: float = 0.8
     joint_factor: tuple[float, ...] = (1.0,) * _K
-    difficulty: float = 0.9
+    difficulty: float = 0.8
     missed: float = 0.12
-    swapped: float = 0.02
-    gross: float = 0.02
+    swapped: float = 0.03
+    gross: float = 0.03
     bone_m: float = 0.06
     bone_shrink: float = 0.3
     strangers: float = 0.03
@@ -125,7 +125,7 @@ def see(points: Float, rng: np.random.Generator, errors: ErrorModel | None = Non
 
     extent = np.ptp(rays, axis=1).max(1)
     hard = np.exp(rng.normal(size=(count, 1)) * errors.difficulty)
-    hard[rng.random(count) < 0.15] *= 0.05  # now and then a picture is nearly perfect
+    hard[rng.random(count) < 0.2] *= 0.05  # now and then a picture is nearly perfect
     each = hard * rng.gamma(2.0, 0.5, (count, _K))  # some joints are harder than others
     size = errors.spread * np.array(errors.joint_factor) * OKS_SIGMAS * extent[:, None] / 2
     noise = (
@@ -138,15 +138,28 @@ def see(points: Float, rng: np.random.Generator, errors: ErrorModel | None = Non
     gross = rng.random((count, _K)) < errors.gross * share
     other = rng.integers(_K, size=(count, _K))
     moved = np.where(gross[..., None], moved[np.arange(count)[:, None], other], moved)
+    # Whole limbs are taken for those of the other side, or found on a neighbour.
+    astray = swap.copy()
+    for limb in _LIMBS:
+        exchanged = rng.random((count, 1)) < errors.swapped * share
+        elsewhere = rng.random((count, 1)) < errors.gross * share
+        off = (rng.normal(size=(count, 1, 2)) * 0.25 * extent[:, None, None]) * elsewhere[..., None]
+        across = [MIRROR_2D[k] for k in limb]
+        moved[:, limb] = np.where(exchanged[..., None], moved[:, across], moved[:, limb]) + off
+        astray[:, limb] |= exchanged
 
     # Scores: high for small errors, loosely, on a scale that differs between networks and people.
     off = np.linalg.norm(moved - rays, axis=-1) / (OKS_SIGMAS * extent[:, None])
+    off = np.where(astray, 0.3 * off, off)  # a limb of the wrong side looks like a limb
     loose = rng.normal(size=(count, 1)) * 0.5 + rng.normal(size=(count, _K)) * 0.5
     score = np.clip(
         1 / (1 + np.exp(-(2.0 - 1.5 * off - 0.5 * np.log(each + 0.1) + loose))), 0.03, 1
     )
     score[rng.random(count) < 0.12] = 1.0  # from labels or a front end that gives none
     seen = _seen(labelled, rays, extent, rng, errors.missed, share)
+    # Front ends drop what they are unsure of, each at a threshold of its own.
+    sure = score >= rng.uniform(0, 0.35, (count, 1))
+    seen &= sure | ~sure.any(1, keepdims=True)
     _rebuild_between(moved, seen, rng)
 
     weak = 1 - score[:, _AT]

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from manypose.calib.camera import Camera
-from manypose.pose import lifting
+from manypose.pose import lifting, placement
 from manypose.pose.joints import (
     BONE_UNIT_M,
     CARRIED,
@@ -45,8 +45,9 @@ def _depth(j: int) -> int:
 
 def seen(joints_m: Float, camera: Camera = CAMERA, encoded: bool = False) -> list[Person2D]:
     """People of whom everything but the face is seen."""
+    roots = joints_m[:, ROOT : ROOT + 1]
     px, score = np.full((len(joints_m), K, 2), np.nan), np.zeros((len(joints_m), K))
-    image = camera.camera_to_image(joints_m)
+    image = camera.camera_to_image(placement.marked(joints_m - roots) + roots)
     for j, k in enumerate(SHOWN_BY):
         if k >= 0:
             px[:, k], score[:, k] = image[:, j], 0.9
@@ -80,7 +81,8 @@ def test_a_perfect_network_gives_the_truth_in_camera_axes(mirror: bool, pull: bo
     for person, truth, root in zip(
         lifting.lift(people, CAMERA, oracle(rel, people), config), rel, ROOTS, strict=True
     ):
-        np.testing.assert_allclose(person.joints_rel_m, truth, atol=2e-3)
+        # Shoulders and hips are marked up to 3 cm beside their centres.
+        np.testing.assert_allclose(person.joints_rel_m, truth, atol=0.03 if pull else 1e-4)
         np.testing.assert_allclose(person.root_m, root, atol=5e-3)
         assert person.root_sigma_m > 0.1
 
@@ -164,7 +166,7 @@ def test_a_person_of_whom_nothing_is_seen_has_no_joints_and_disturbs_nobody() ->
     one, none = lifting.lift(
         [*people, nobody], CAMERA, oracle(np.repeat(rel, 2, 0), [*people, people[0]]), PLAIN
     )
-    np.testing.assert_allclose(one.joints_rel_m, rel[0], atol=1e-3)
+    np.testing.assert_allclose(one.joints_rel_m, rel[0], atol=1e-4)
     assert np.isnan(none.joints_rel_m).all()
     assert np.isnan(none.root_m).all()
     assert np.isinf(none.sigma_m).all()
