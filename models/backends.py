@@ -144,7 +144,7 @@ def load_network(
         if wanted not in weights.PRECISIONS or not rows:
             raise UsageError(f"{model} has no {precision} file; use --precision auto")
     digest = {row.path: weights.verify(row) for row in rows}
-    sizes = {row.path: _check(row.path) for row in rows}
+    sizes = {row.path: input_size(row.path) for row in rows}
     if backend != "auto" and backend not in RUNTIMES:
         raise UsageError(f"no runtime {backend!r}; there are auto, {', '.join(RUNTIMES)}")
     threads = threads if threads and threads > 0 else cores()
@@ -182,8 +182,8 @@ def load_front_end(
     return StageOneFrontEnd(network, grouping or GroupingConfig())
 
 
-def _check(path: Path) -> tuple[int, int]:
-    """Return (width, height) of a Stage I file.
+def input_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) that a Stage I file takes.
 
     Raises:
         WeightsError: it is another network.

@@ -47,12 +47,13 @@ class PoseConfig(Picture):
     kind: str = "heatmap"
     crop: float = 1.25  # the person's box is made this much larger
     cell: float = 0.0  # heatmap: input px per cell; 0: input width / map width
+    offset: float = 0.0  # heatmap: where the first cell's centre lies, input px
     blur: int = 7  # heatmap: cells smoothed over before the sub-cell step; odd, 1 for none
     split: float = 2.0  # simcc: bins per input px
     mirror: bool = False  # average with the mirrored picture: twice the time
     mirror_shift: float = 0.0  # cells (heatmap) that the mirrored answer is moved to the right
     joint_score_min: float = 0.1  # below: the joint is not seen
-    score_min: float = 0.2  # people below are left out
+    score_min: float = 0.1  # people below are left out
     oks_max: float = 0.7  # of two people more alike, the worse is left out
     fit: str = "letterbox"  # one-stage: how the picture fills the input
     people_max: int = 20

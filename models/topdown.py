@@ -274,7 +274,7 @@ def _heatmap(outputs: list[Array], config: PoseConfig) -> Float:
     n, _, h, w = maps.shape
     xy, score = _peaks(maps.reshape(-1, h, w), config.blur)
     cell = config.cell or config.input[0] / w
-    return np.column_stack([xy * cell, score]).reshape(n, _COCO, 3)
+    return np.column_stack([xy * cell + config.offset, score]).reshape(n, _COCO, 3)
 
 
 def _moved_right(maps: Float, cells: float) -> Float:

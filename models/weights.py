@@ -133,14 +133,17 @@ def find(model: str, kind: tuple[str, ...] = ("stage1", "own")) -> list[Weights]
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hex digits.
+    """Return the SHA-256 of a file as hex digits; of an OpenVINO .xml with its .bin behind it.
 
     Raises:
         WeightsError: it cannot be read.
     """
     try:
         with path.open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
+            digest = hashlib.file_digest(f, "sha256")
+        if path.suffix.lower() == ".xml":
+            digest.update(path.with_suffix(".bin").read_bytes())
+        return digest.hexdigest()
     except OSError as e:
         raise WeightsError(
             f"{path}: cannot be read ({e.strerror}); reinstall manypose or name another --model"
