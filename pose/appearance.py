@@ -26,14 +26,14 @@ def appearance(image: NDArray[np.uint8], points: Float) -> Float:
     """Return the colours (M, bins) of the clothes of people with points (M, K, 2) px.
 
     Two histograms, of the trunk and of the thighs: hue and saturation where there is colour,
-    brightness where there is none. Some 200 pixels a person are read. NaN where too few of them
+    brightness where there is none. At most 126 pixels a person are read. NaN where too few of them
     lie in the picture.
     """
     h, w = image.shape[:2]
     out = np.full((len(points), 2 * _BINS), np.nan)
     if not len(points):
         return out
-    u, v = (g.ravel() for g in np.meshgrid(np.linspace(0.15, 0.85, 9), np.linspace(0.1, 0.9, 13)))
+    u, v = (g.ravel() for g in np.meshgrid(np.linspace(0.15, 0.85, 7), np.linspace(0.1, 0.9, 9)))
     ls, rs, rh, lh = (points[:, i] for i in TORSO)
     rk, lk = (points[:, i] for i in _KNEES)
     for part, (a, b, c, d, fall) in enumerate(((ls, rs, rh, lh, 1.0), (lh, rh, rk, lk, 0.8))):
@@ -46,11 +46,10 @@ def appearance(image: NDArray[np.uint8], points: Float) -> Float:
         ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)
         pixel = image[np.clip(y, 0, h - 1), np.clip(x, 0, w - 1)]
         bins = _colour_bins(pixel)
-        row = np.broadcast_to(np.arange(len(points))[:, None], bins.shape)
-        count = np.zeros((len(points), _BINS))
-        np.add.at(count, (row[ok], bins[ok]), 1.0)
+        row = np.arange(len(points))[:, None] * _BINS
+        count = np.bincount((row + bins)[ok], minlength=len(points) * _BINS).reshape(-1, _BINS)
         total = count.sum(-1, keepdims=True)
-        share = np.where(total >= 20, count / np.maximum(total, 1), np.nan)
+        share = np.where(total >= 15, count / np.maximum(total, 1), np.nan)
         out[:, part * _BINS : (part + 1) * _BINS] = share
     return out
 

@@ -99,8 +99,13 @@ class Bodies:
         seen = self._seen[rows][:, : int(self._count[rows].max())]
         both = np.concatenate([seen, seen[:, :, _MIRROR]], 1)  # left and right as one
         n = np.isfinite(both).sum(1) / 2
-        filled = np.where((n == 0)[:, None], self._average, both)
-        median = np.nanmedian(filled, axis=1)
+        # median of what is there: NaN sorts to the end
+        order = np.sort(both, axis=1)
+        middle = np.maximum(np.isfinite(both).sum(1) - 1, 0)
+        low, high = (
+            np.take_along_axis(order, i[:, None], 1)[:, 0] for i in (middle // 2, (middle + 1) // 2)
+        )
+        median = np.where(n > 0, (low + high) / 2, self._average)
         # size first, from bones seen, then proportions against the average body of that size
         log = np.where(n > 0, np.log(np.maximum(median, 1e-3) / np.maximum(self._average, 1e-6)), 0)
         main = n * self._average

@@ -290,13 +290,14 @@ class Follower:
         self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])
         state = joint_states(seen, now - self._joint_time[rows] <= self.config.max_gap_s)
         joints = np.where(state[..., None] == MISSING, np.nan, joints)
+        boxes = _boxes(px)
         out = []
         for i, (track, _) in enumerate(pairs):
             if track.track_id < 0:
                 continue
             tracked = TrackedPerson(
                 track.track_id, float(np.clip(track.score, 0, 1)), px[i], confidence[i],
-                joints[i], state[i], _box(px[i]), rotations[i],
+                joints[i], state[i], boxes[i], rotations[i],
             )  # fmt: skip
             self._last[track.slot] = tracked
             out.append(tracked)
@@ -384,10 +385,9 @@ def _sane(person: Person3D) -> bool:
     return bool(np.abs(person.joints_rel_m).max() < 3.0 and (person.seen.confidence > 0).any())
 
 
-def _box(points: Float) -> Float:
-    """Return x y w h round points that are not NaN; NaN when there are none."""
-    ok = np.isfinite(points).all(-1)
-    if not ok.any():
-        return np.full(4, np.nan)
-    low, high = points[ok].min(0), points[ok].max(0)
-    return np.array([*low, *(high - low)])
+def _boxes(points: Float) -> Float:
+    """Return x y w h (N, 4) round points (N, K, 2) that are not NaN; NaN when there are none."""
+    ok = np.isfinite(points)
+    low = np.where(ok, points, np.inf).min(1)
+    size = np.where(ok, points, -np.inf).max(1) - low
+    return np.asarray(np.where(np.isfinite(low[:, :1]), np.concatenate([low, size], -1), np.nan))

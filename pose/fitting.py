@@ -25,7 +25,8 @@ Float = NDArray[np.floating[Any]]
 Rows = NDArray[np.intp]
 
 _J = len(sk.KINEMATIC_PARENT)
-_A = len(sk.DOFS)
+# A pose that misses Stage II's by so many expected errors in the median joint is given up.
+_MISFIT_MAX = 3.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,22 +155,15 @@ class Fitter:
         )
         measure = _Measure(target, evidence, offsets, w)
         count = w.first_iterations if new.any() else w.iterations
+        misfit: Float = np.zeros(len(rows))
         for _ in range(count):
-            root, rotations = _iterate(root, rotations, measure, prior, w)
+            root, rotations, misfit = _iterate(root, rotations, measure, prior, w)
         self._remember(rows, root, rotations, before_root, before, known, dt, time_s)
-        lost = known & (self._misfit(root, rotations, offsets, target, evidence.sigma_m) > 3.0)
+        lost = known & (misfit > _MISFIT_MAX)
         if lost.any():  # in a wrong valley, or another pose altogether: start anew
             self.stop(rows[lost])
             root[lost], rotations[lost] = self.fit(rows[lost], evidence.of(lost), time_s)
         return root, rotations
-
-    def _misfit(
-        self, root: Float, rotations: Float, offsets: Float, target: Float, sigma: Float
-    ) -> Float:
-        """Return by how many times its expected error a pose misses Stage II's, in the median."""
-        points, _ = sk.forward(root, rotations, offsets)
-        error = np.linalg.norm(points[:, :_J] - points[:, [ROOT]] - target, axis=-1)
-        return np.asarray(np.median(error / np.maximum(sigma, 0.04), axis=-1))
 
     def _remember(
         self, rows: Rows, root: Float, rotations: Float, before_root: Float, before: Float,
@@ -225,7 +219,7 @@ class _Measure:
 
     def __init__(self, target: Float, e: Evidence, offsets: Float, w: FitWeights) -> None:
         self.target, self.offsets = target, offsets
-        self.weight3 = 1 / (w.points_m * np.maximum(e.sigma_m, 0.005))
+        self.weight3 = 1 / (w.points_m * np.maximum(e.sigma_m, 0.02))
         self.seen = np.isfinite(e.rays).all(-1) & (e.confidence > 0)
         self.rays = np.where(self.seen[..., None], e.rays, 0.0)
         self.pixel = e.pixel * w.image_px
@@ -237,15 +231,20 @@ class _Measure:
 
 def _iterate(
     root: Float, rotations: Float, m: _Measure, prior: _Prior, w: FitWeights
-) -> tuple[Float, Float]:
-    """Return the pose after one damped Gauss-Newton step for all people."""
+) -> tuple[Float, Float, Float]:
+    """Return the pose after one damped Gauss-Newton step, and how far the pose before it was off.
+
+    The latter is the median over joints of the distance to Stage II's in expected errors (N,).
+    """
     points, frames = sk.forward(root, rotations, m.offsets)
     J = sk.jacobian(points, frames)
     n, d = len(root), sk.DOF_COUNT
 
     joints = points[:, :_J]
     r3 = (joints - joints[:, ROOT : ROOT + 1] - m.target) * m.weight3[..., None]
-    j3 = (J[:, :_J] - J[:, ROOT : ROOT + 1]) * m.weight3[..., None, None]
+    misfit = np.median(np.sqrt((r3 * r3).sum(-1)), axis=-1)
+    j3 = J[:, :_J] * m.weight3[..., None, None]
+    j3[..., :3] = 0  # relative to the pelvis, whose own row has no rotations
 
     shown, js = points[:, sk.POINT_OF_2D], J[:, sk.POINT_OF_2D]
     z = np.maximum(shown[..., 2], 0.1)
@@ -286,7 +285,8 @@ def _iterate(
     A[:, index, index] *= 1 + w.damping
     change = np.linalg.solve(A, -g[..., None])[..., 0]
     change[:, 3:] = np.clip(change[:, 3:], -0.6, 0.6)
-    return sk.step(root, rotations, change)
+    root, rotations = sk.step(root, rotations, change)
+    return root, rotations, misfit
 
 
 def _rest_coordinates() -> Float:

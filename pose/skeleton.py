@@ -173,15 +173,12 @@ def quaternion_multiply(a: Float, b: Float) -> Float:
     """Return the product a b of quaternions (..., 4), x y z w: b is applied first."""
     ax, ay, az, aw = (a[..., i] for i in range(4))
     bx, by, bz, bw = (b[..., i] for i in range(4))
-    return np.stack(
-        [
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-            aw * bw - ax * bx - ay * by - az * bz,
-        ],
-        -1,
-    )
+    out = np.empty(np.broadcast_shapes(a.shape, b.shape))
+    out[..., 0] = aw * bx + ax * bw + ay * bz - az * by
+    out[..., 1] = aw * by - ax * bz + ay * bw + az * bx
+    out[..., 2] = aw * bz + ax * by - ay * bx + az * bw
+    out[..., 3] = aw * bw - ax * bx - ay * by - az * bz
+    return out
 
 
 def conjugate(q: Float) -> Float:
@@ -191,7 +188,7 @@ def conjugate(q: Float) -> Float:
 
 def exp_map(vector: Float) -> Float:
     """Return the quaternions (..., 4) of rotation vectors (..., 3), rad."""
-    angle = np.linalg.norm(vector, axis=-1, keepdims=True)
+    angle = np.sqrt((vector * vector).sum(-1, keepdims=True))
     # np.sinc is sin(pi x) / (pi x)
     return np.concatenate([vector * 0.5 * np.sinc(angle / (2 * np.pi)), np.cos(angle / 2)], -1)
 
@@ -199,7 +196,7 @@ def exp_map(vector: Float) -> Float:
 def log_map(q: Float) -> Float:
     """Return the rotation vectors (..., 3), rad, of quaternions (..., 4); at most half a turn."""
     v = q[..., :3] * np.where(q[..., 3:] < 0, -1.0, 1.0)
-    s = np.linalg.norm(v, axis=-1, keepdims=True)
+    s = np.sqrt((v * v).sum(-1, keepdims=True))
     angle = 2 * np.arctan2(s, np.abs(q[..., 3:]))
     return np.asarray(v * np.where(s > 1e-9, angle / np.maximum(s, 1e-9), 2.0))
 
@@ -285,16 +282,16 @@ def forward(root_m: Float, rotations: Float, offsets: Float) -> tuple[Float, Flo
 
 def jacobian(points: Float, frames: Float) -> Float:
     """Return d points / d step (N, 26, 3, DOF_COUNT); the step is what `step` takes."""
-    axes = frames[:, _TURNING, :, _TURN_AXIS].swapaxes(0, 1)  # (N, columns, 3) in the camera frame
-    centre = points[:, _TURNING]
+    axes = frames[:, _TURNING, :, _TURN_AXIS].transpose(2, 1, 0)[:, :, None]  # (3, N, 1, columns)
+    centre = points[:, _TURNING].transpose(2, 0, 1)[:, :, None]
+    px, py, pz = points.transpose(2, 0, 1)[..., None] - centre
+    ax, ay, az = axes
     out = np.zeros((*points.shape, DOF_COUNT))
     out[..., 0, 0] = out[..., 1, 1] = out[..., 2, 2] = 1
-    arm = points[:, :, None] - centre[:, None]
-    arm *= _MOVED[..., None]
-    ax, ay, az = (axes[:, None, :, i] for i in range(3))
-    out[:, :, 0, 3:] = ay * arm[..., 2] - az * arm[..., 1]
-    out[:, :, 1, 3:] = az * arm[..., 0] - ax * arm[..., 2]
-    out[:, :, 2, 3:] = ax * arm[..., 1] - ay * arm[..., 0]
+    out[:, :, 0, 3:] = ay * pz - az * py
+    out[:, :, 1, 3:] = az * px - ax * pz
+    out[:, :, 2, 3:] = ax * py - ay * px
+    out[..., 3:] *= _MOVED[:, None]
     return out
 
 

@@ -121,7 +121,10 @@ class Tracker:
         near, cost = self._costs(now, seen)
         colours = self._look(frame, seen, near)
         if cost.size:
-            cost = cost + 0.2 * colour_distances([t.colours for t in self._tracks], colours)
+            looks = colour_distances([t.colours for t in self._tracks], colours)
+            away = np.array([now - t.seen_s > 0.15 for t in self._tracks])[:, None]
+            # out of sight for a moment, and other clothes: somebody else in the same place
+            cost = cost + 0.25 * looks + 0.4 * (away & (looks > 0.6))
         pairs = _assign(cost, self._config.cost_max)
         change = self._changed(frame)
         cut = change > 0.85 or (change > 0.5 and len(pairs) < 0.5 * max(len(self._tracks), 1))
@@ -282,12 +285,12 @@ class Tracker:
         near = oks(last + shift[:, None], seen.points, size, slack)
         pose = np.stack([t.pose_m for t in tracks])
         apart = np.linalg.norm(pose[:, None] - seen.poses[None], axis=-1).mean(-1)
-        cost = 0.5 * (1 - near) + 0.3 * np.minimum(1, apart / 0.3)
         root = np.stack([t.root_m for t in tracks])
         expected = root + np.stack([t.velocity_m for t in tracks]) * ahead
         away = expected[:, None] - seen.roots[None]
         # depth is the uncertain coordinate: a quarter of the weight of the others
         walked = np.hypot(np.hypot(away[..., 0], away[..., 1]), 0.25 * away[..., 2])
+        cost = 0.4 * (1 - near) + 0.25 * np.minimum(1, apart / 0.3) + 0.2 * np.minimum(1, walked)
         reach = 0.5 + self._config.speed_max_m_s * np.maximum(gap, 1 / 30)
         return near, np.where((walked > reach[:, None]) & (near < 0.3), 1e6, cost)
 
@@ -383,17 +386,12 @@ def _stack(people: Sequence[Person3D]) -> _Seen:
 
 def _covered(points: Float, roots: Float) -> NDArray[np.bool_]:
     """Return (M,) whether somebody nearer stands before the trunk, so that colours are not own."""
-    out = np.zeros(len(points), bool)
-    if len(points) < 2:
-        return out
     trunk = points[:, TORSO]
     seen = np.isfinite(trunk).all((1, 2))
     low, high = trunk.min(1), trunk.max(1)
-    for i in np.flatnonzero(seen):
-        meet = (low[i] < high).all(-1) & (low < high[i]).all(-1) & seen
-        meet[i] = False
-        out[i] = bool((meet & (roots[:, 2] < roots[i, 2] + 0.3)).any())
-    return out
+    overlap = np.all(low[:, None] < high[None], axis=-1)
+    meet = overlap & overlap.T & seen[:, None] & seen[None] & ~np.eye(len(points), dtype=bool)
+    return np.asarray((meet & (roots[None, :, 2] < roots[:, None, 2] + 0.3)).any(1))
 
 
 def _assign(cost: Float, cost_max: float) -> list[tuple[int, int]]:
