@@ -57,6 +57,7 @@ class Lane:
         self.error: ManyposeError | None = None
         self.ended = False
         self.recorder: Recorder | None = None
+        self.sinks: list[Callable[[FrameResult], None]] = []
         self.follower: Follower | None = None
         self._config = config
         self._playback = playback
@@ -181,6 +182,8 @@ class Lane:
         self.meter.done(len(result.people))
         if self.recorder is not None:
             self.recorder.write(result)
+        for sink in self.sinks:
+            sink(result)
         self.results.put(result)
 
     def close(self) -> None:

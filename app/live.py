@@ -8,13 +8,17 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config
 from manypose.app.handover import Closed
 from manypose.app.options import add_settings, settings
 from manypose.errors import ManyposeError, SourceError, UsageError
+
+if TYPE_CHECKING:
+    from manypose.app.lanes import Lanes
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--record", metavar="DIR", help="record from the start into this new folder"
+    )
+    streams = parser.add_argument_group("streams (of the first source)")
+    streams.add_argument("--vmc", metavar="HOST:PORT", help="VMC for avatars (port 39539)")
+    streams.add_argument("--osc", metavar="HOST:PORT", help="plain OSC")
+    streams.add_argument("--udp", metavar="HOST:PORT", help="JSON over UDP")
+    streams.add_argument("--websocket", metavar="HOST:PORT", help="JSON for browsers")
+    streams.add_argument(
+        "--person", default="all", metavar="WHO", help="for --vmc: all, nearest or an id"
     )
     parser.add_argument("--loop", action="store_true", help="begin a video again at its end")
     parser.add_argument("--duration", type=float, metavar="S", help="leave after so many seconds")
@@ -83,6 +95,24 @@ def _first_camera(needed: bool) -> str:
     return f"camera:{cameras[0].index}" if cameras else "camera:0"
 
 
+@contextlib.contextmanager
+def _streaming(args: argparse.Namespace, lanes: Lanes) -> Iterator[None]:
+    """Send the results of the first lane where the options say, as long as the context lasts."""
+    if not (args.vmc or args.osc or args.udp or args.websocket):
+        yield
+        return
+    from manypose.app.stream import open_streams
+
+    streams = open_streams(args.vmc, args.osc, args.udp, args.websocket, args.person)
+    lanes.lanes[0].sinks.extend(stream.put for stream in streams)
+    try:
+        yield
+    finally:
+        lanes.close()
+        for stream in streams:
+            stream.close()
+
+
 def _is_camera(address: str) -> bool:
     return address.isdigit() or address.startswith("camera:")
 
@@ -109,7 +139,8 @@ def _show(args: argparse.Namespace, config: Config, addresses: list[str]) -> int
         leave_on_error=not any(_is_camera(a) for a in addresses),
     )
     try:
-        code = show(feed)
+        with _streaming(args, lanes):
+            code = show(feed)
     finally:
         lanes.close()
     if (failure := feed.source_error()) is not None:
@@ -135,7 +166,8 @@ def _serve(args: argparse.Namespace, config: Config, addresses: list[str]) -> in
         lines=args.format != "none",
     )
     try:
-        return service.run()
+        with _streaming(args, lanes):
+            return service.run()
     finally:
         service.close()
 
