@@ -56,6 +56,7 @@ def quantise(
     count: int = 200,
     search: bool = True,
     keep_float: Sequence[str] = (),
+    seven_bits: bool = True,
 ) -> dict[str, Any]:
     """Write the int8 form of an exported file; return the report.
 
@@ -107,7 +108,7 @@ def quantise(
                     quant_format=QuantFormat.QDQ,
                     op_types_to_quantize=["Conv", "Concat", "Resize", "Relu", "MaxPool", "Add"],
                     per_channel=True,
-                    reduce_range=True,
+                    reduce_range=seven_bits,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     nodes_to_exclude=[*floats],
