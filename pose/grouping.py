@@ -59,7 +59,7 @@ class GroupingConfig:
     limb_score_min: float = 0.1  # mean agreement of the samples with the limb's direction
     limb_share_min: float = 0.7  # of samples that agree at all
     limb_length_max: float = 0.7  # of the longer side of the maps
-    body_height_max: float = 4.0  # of the longer side (a face may fill the picture)
+    body_height_max: float = 10.0  # of the longer side (a face may fill the picture)
     rival_max: float = 0.8  # a limb is sure if no other at its ends scores more than this share
     mend_stretch_max: float = 1.2  # fragments become one person if it need not be taller than this
     joints_min: int = 2  # people of fewer joints are dropped
