@@ -167,6 +167,8 @@ def _tell(summary: Summary) -> None:
         log.warning("%s: %s", Path(summary.input).name, warning)
     if summary.status == "failed":
         log.error("%s", summary.error)
+        if summary.outputs:
+            log.warning("results up to there are in %s", summary.folder)
     elif summary.status == "partial":
         log.warning("%s: what was read is in %s", Path(summary.input).name, summary.folder)
     elif summary.status == "interrupted":
@@ -180,7 +182,7 @@ def exit_code(summaries: Sequence[Summary]) -> int:
         return max(130, summaries[-1].exit_code)
     if any(s.exit_code == 1 for s in failed):
         return 1
-    if failed and len(failed) == len(summaries):
+    if failed and len(failed) == len(summaries) and not any(s.outputs for s in failed):
         codes = {s.exit_code for s in failed}
         return min(codes) if len(codes) == 1 else 4
     return 3 if failed or any(s.status == "partial" for s in summaries) else 0
@@ -199,7 +201,7 @@ def _report(summaries: Sequence[Summary], code: int, args: argparse.Namespace) -
     if not args.quiet:
         _table(summaries)
     for summary in summaries:
-        if summary.status != "failed":
+        if summary.outputs:
             sys.stdout.write(f"{summary.folder}\n")
 
 
