@@ -21,6 +21,7 @@ from manypose.models.train.synth.archive import (
     POINT,
     POINTS,
     Avatars,
+    Clips,
     in_split,
     read_avatars,
     read_clips,
@@ -67,13 +68,20 @@ class Poses:
     bodies: Float
 
 
-def read_poses(mocap: Path, avatars: Path, split: str) -> Poses:
-    """Return the poses and bodies of "train" or "val": other performances and other bodies.
+def read_poses(mocap: Path, avatars: Path) -> tuple[Poses, Poses]:
+    """Return the poses and bodies for training and for validation.
+
+    Held out are performances and bodies, not frames (`synth.archive.in_split`).
 
     Raises:
         SourceError: a file is missing or no such archive.
     """
     clips, people = read_clips(mocap), read_avatars(avatars)
+    tables = body_tables(people)
+    return _split(clips, people, tables, "train"), _split(clips, people, tables, "val")
+
+
+def _split(clips: Clips, people: Avatars, tables: Float, split: str) -> Poses:
     kept = np.flatnonzero(in_split(clips.names, split, "clips"))
     rows = [np.arange(clips.start[c], clips.start[c] + clips.length[c]) for c in kept]
     # Half by the clips' weights, which make rare kinds of motion common, half by frames.
@@ -82,7 +90,7 @@ def read_poses(mocap: Path, avatars: Path, split: str) -> Poses:
     weight = [
         np.full(len(r), 0.5 * w / len(r) + 0.5 / total) for r, w in zip(rows, drawn, strict=True)
     ]
-    bodies = body_tables(people)[in_split(people.names, split, "avatars")]
+    bodies = tables[in_split(people.names, split, "avatars")]
     return Poses(clips.quaternions[np.concatenate(rows)], np.concatenate(weight), bodies)
 
 

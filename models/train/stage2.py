@@ -73,22 +73,20 @@ class Scores:
         )
 
 
-def sighted_batch(
+def drawn_batch(
     poses: Poses, count: int, rng: np.random.Generator, errors: ErrorModel, vary: bool = True
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return features (B, F), true joints (B, J, 3) and rays (B, K, 2) and scores (B, K).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features (B, F), true joints (B, J, 3) relative to the pelvis, and pelves (B, 3).
 
-    The joints are relative to the pelvis and in the axes of the virtual camera; the rays in those
-    of the camera.
+    Both in the axes of the virtual cameras, metres.
     """
     seen = see(draw(poses, count, rng, vary), rng, errors)
     rays, score = lifting.complete(seen.rays, seen.score)
     features, turn = lifting.encode(rays, score, seen.bones)
     truth = (seen.joints_m - seen.joints_m[:, ROOT : ROOT + 1]) @ turn.transpose(0, 2, 1)
     root = (turn @ seen.joints_m[:, ROOT, :, None])[..., 0]
-    tensors = (features, truth, root, score)
-    a, b, c, d = (torch.from_numpy(np.asarray(t, np.float32)) for t in tensors)
-    return a, b, c, d
+    a, b, c = (torch.from_numpy(np.asarray(t, np.float32)) for t in (features, truth, root))
+    return a, b, c
 
 
 def loss_of(answer: Tensor, truth: Tensor, root: Tensor) -> Tensor:
@@ -125,10 +123,9 @@ def train_stage2(options: Stage2Options) -> Scores:
     torch.manual_seed(options.seed)
     options.folder.mkdir(parents=True, exist_ok=True)
     errors = ErrorModel.read(options.errors) if options.errors else ErrorModel()
-    train = read_poses(options.mocap, options.avatars, "train")
-    held = read_poses(options.mocap, options.avatars, "val")
+    train, held = read_poses(options.mocap, options.avatars)
     check_rng = np.random.default_rng(7)
-    check = sighted_batch(held, _CHECK_COUNT, check_rng, errors, vary=False)
+    check = drawn_batch(held, _CHECK_COUNT, check_rng, errors, vary=False)
 
     net = PartWise(options.width, options.blocks)
     adam = torch.optim.AdamW(net.parameters(), options.rate, weight_decay=1e-4)
@@ -156,7 +153,7 @@ def train_stage2(options: Stage2Options) -> Scores:
                 done = max(done, spent / options.minutes)
             for group in adam.param_groups:
                 group["lr"] = options.rate * _pace(done, step)
-            features, truth, root, _ = sighted_batch(train, options.batch, rng, errors)
+            features, truth, root = drawn_batch(train, options.batch, rng, errors)
             full, parts = net.full(features), net.parts(features)
             gate = net.open(features)
             # The gate alone learns from the mixture: either form stays what it is without it.
@@ -220,10 +217,10 @@ def _averaged(net: PartWise, average: dict[str, Tensor]) -> PartWise:
 
 @torch.no_grad()
 def _scores(
-    net: PartWise, average: dict[str, Tensor], check: tuple[Tensor, Tensor, Tensor, Tensor]
+    net: PartWise, average: dict[str, Tensor], check: tuple[Tensor, Tensor, Tensor]
 ) -> Scores:
     model = _averaged(net, average)
-    features, truth, _, _ = check
+    features, truth, _ = check
     off = {}
     for name, answer in (
         ("full", model.full(features)), ("parts", model.parts(features)), ("gated", model(features))
