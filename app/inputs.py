@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manypose.app.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, masked, natural_key
+from manypose.app.pictures import natural_key
+from manypose.app.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, masked
 from manypose.errors import SourceError, UsageError
 
 

@@ -57,9 +57,9 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         DeviceError: the device or runtime asked for cannot be had.
     """
     import cv2
-    from manypose.models.lifter_runtime import load_lifter
 
     from manypose.models.backends import load_front_end
+    from manypose.models.lifter_runtime import load_lifter
     from manypose.pose.lifting import lift
 
     # OpenCV's own threads fight those of the network and of the decoder.

@@ -20,7 +20,8 @@ import numpy as np
 
 from manypose.app.formats.reading import Run
 from manypose.app.handover import Closed, Latest
-from manypose.app.sources import read_picture, turned
+from manypose.app.pictures import read_picture
+from manypose.app.sources import turned
 from manypose.app.viewer.feed import Status, View
 from manypose.calib.camera import Camera
 from manypose.pose.records import TrackedPerson, UInt8

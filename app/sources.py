@@ -13,11 +13,11 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import cv2
@@ -158,12 +158,9 @@ def _stream(rest: str, config: Config) -> Source:
 
 
 def _images(rest: str, config: Config) -> Source:
-    path = Path(rest)
-    if path.is_dir():
-        return Pictures(pictures_in(path), path.name or str(path.resolve().name), rest, config)
-    if not path.exists():
-        raise SourceError(f"{rest}: no such file. Check the name and the folder.")
-    return Pictures([path], path.stem, rest, config)
+    from manypose.app.pictures import open_pictures
+
+    return open_pictures(rest, config)
 
 
 # Address key -> opener. A new kind of source is one function and one row.
@@ -183,11 +180,11 @@ class Lens:
         self._calibrated: Camera | None = None
         self._made: dict[tuple[int, int, int], Camera] = {}
         if config.camera.file:
-            from manypose.calib.files import read_camera
+            from manypose.calib.files import read_camera_argument
 
             if self._fov_deg:
                 raise UsageError("Give either --camera or --fov: both describe the lens.")
-            self._calibrated = read_camera(Path(config.camera.file))
+            self._calibrated = read_camera_argument(config.camera.file)
 
     def camera(self, width: int, height: int, quarter_turns: int = 0) -> Camera:
         """Return the camera of the upright picture of width x height px.
@@ -221,98 +218,6 @@ class Lens:
 
 def _same_shape(w: int, h: int, width: int, height: int) -> bool:
     return abs(w * height - h * width) <= 0.02 * w * height
-
-
-class Pictures:
-    """Pictures of one folder in natural order of their names, or a single one.
-
-    A picture's index is its place in the list, its time index / fps (source.fps, else 25). EXIF
-    orientation is applied. A picture that cannot be read is counted and makes the source partial.
-    """
-
-    live = False
-
-    def __init__(self, paths: Sequence[Path], name: str, address: str, config: Config) -> None:
-        if not paths:
-            raise SourceError(f"{address}: no pictures in this folder. Wanted: .jpg, .png, ...")
-        self._paths = list(paths)
-        self._lens = Lens(config)
-        self._turns = fixed_turns(config.source.rotate) or 0
-        self._fps = config.source.fps or FPS_WITHOUT_STAMPS
-        self._closed = False
-        self.counts = Counts()
-        self.warnings: list[str] = []
-        self.partial = False
-        self.info = SourceInfo(
-            "images",
-            address,
-            name,
-            fps=self._fps,
-            frames=len(paths),
-            duration_s=len(paths) / self._fps,
-            rotation_deg=-90 * self._turns % 360,
-            files=tuple(p.name for p in paths),
-        )
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the pictures; raises SourceError if none could be read."""
-        done = 0
-        for index, path in enumerate(self._paths):
-            if self._closed:
-                return
-            self.counts.read += 1
-            image = read_picture(path)
-            if image is None:
-                self.counts.undecodable += 1
-                self.partial = True
-                self.warnings.append(f"{path.name}: not a readable picture")
-                continue
-            image = turned(image, self._turns)
-            h, w = image.shape[:2]
-            camera = self._lens.camera(w, h, self._turns)
-            yield Frame(image, index / self._fps, index, camera)
-            done += 1
-        if not done:
-            raise SourceError(
-                f"{self.info.address}: cannot be read as a picture; it is empty, damaged or of"
-                " another kind."
-            )
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the iteration."""
-        self._closed = True
-
-
-def read_picture(path: Path) -> NDArray[np.uint8] | None:
-    """Return a picture file as BGR (H, W, 3), upright by its EXIF tag; None if unreadable."""
-    try:
-        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on Windows
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error):
-        return None
-    return None if image is None else image.astype(np.uint8, copy=False)
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures of a folder in natural order of their names: 2.jpg before 10.jpg."""
-    found = [
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".") and p.is_file()
-    ]
-    return sorted(found, key=lambda p: natural_key(p.name))
-
-
-def natural_key(name: str) -> tuple[Any, ...]:
-    """Return a sorting key under which numbers inside names count as numbers."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return (*((int(p), "") if p.isdigit() else (-1, p) for p in parts), name)
 
 
 def fixed_turns(rotate: str) -> int | None:

@@ -11,7 +11,8 @@ import pytest
 from made_clips import cut, picture, spoil, turn_tag, write_clip
 
 from manypose.app.config import load_config
-from manypose.app.sources import Source, natural_key, open_source, paced, pictures_in
+from manypose.app.pictures import natural_key, pictures_in
+from manypose.app.sources import Source, open_source, paced
 from manypose.app.webcam import CameraDevice, find_camera, list_cameras
 from manypose.errors import CalibrationError, SourceError
 from manypose.pose.records import Frame
