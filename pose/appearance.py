@@ -88,3 +88,21 @@ def colour_distances(a: Sequence[Float | None], b: Sequence[Float | None]) -> Fl
     distance = np.sqrt(np.clip(1 - overlap, 0, 1)) * both
     n = both.sum(0)
     return np.asarray(np.where(n > 0, distance.sum(0) / np.maximum(n, 1), 0.5))
+
+
+def mixed_colours(old: Float | None, new: Float, gain: float) -> Float:
+    """Return remembered colours with new ones mixed in; parts not seen keep what is known."""
+    if old is None:
+        return new
+    both = np.where(np.isfinite(new), old + gain * (new - old), old)
+    return np.asarray(np.where(np.isfinite(old), both, new))
+
+
+def covered(points: Float, roots: Float) -> NDArray[np.bool_]:
+    """Return (M,) whether somebody nearer stands before the trunk, so that colours are not own."""
+    trunk = points[:, TORSO]
+    seen = np.asarray(np.isfinite(trunk).all((1, 2)))
+    low, high = trunk.min(1), trunk.max(1)
+    overlap = np.asarray((low[:, None] < high[None]).all(-1))
+    meet = overlap & overlap.T & seen[:, None] & seen[None] & ~np.eye(len(points), dtype=bool)
+    return np.asarray((meet & (roots[None, :, 2] < roots[:, None, 2] + 0.3)).any(1))

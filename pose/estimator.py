@@ -223,6 +223,10 @@ class Follower:
             rows = np.array([t.slot for t in self._tracker.tracks], np.intp)
             self._fitter.stop(rows)
             self._clear_filters(rows)
+        for a, b in matches.swapped:
+            first, second = bodies.saved(a.slot), bodies.saved(b.slot)
+            bodies.restore(a.slot, second)
+            bodies.restore(b.slot, first)
         for track in matches.returned:
             if track.track_id in self._known_bodies:
                 bodies.restore(track.slot, self._known_bodies[track.track_id])

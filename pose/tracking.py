@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.pose.appearance import TORSO, appearance, colour_distances
-from manypose.pose.joints import OKS_SIGMAS
+from manypose.pose.appearance import appearance, colour_distances, covered, mixed_colours
+from manypose.pose.likeness import Seen, oks, stacked
 from manypose.pose.records import Frame, Person3D
 
 Float = NDArray[np.floating[Any]]
@@ -59,30 +59,25 @@ class Track:
     pose_m: Float = field(default_factory=lambda: np.zeros((0, 3)))
     colours: Float | None = None
     colours_seen: int = 0
+    strange: int = 0  # looks in a row that were not like the person
     born_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Result of one frame: pairs (track, index of detection), and the tracks that ended."""
+    """Result of one frame: pairs (track, index of detection), and what became of tracks.
+
+    swapped: pairs whose ids had been exchanged unnoticed and are now put right; their rows' bodies
+    must follow. reset: time ran back or the video was cut.
+    """
 
     pairs: list[tuple[Track, int]]
     missed: list[Track]
     ended: list[Track]
     born: list[Track]
     returned: list[Track]
+    swapped: list[tuple[Track, Track]]
     reset: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """The people of one frame as arrays over M detections."""
-
-    points: Float
-    sizes: Float
-    poses: Float
-    roots: Float
-    scores: Float
 
 
 class Tracker:
@@ -117,7 +112,7 @@ class Tracker:
             self._rewind(now)
         self._time_s = now
         self._frames += 1
-        seen = _stack(people)
+        seen = stacked(people)
         near, cost = self._costs(now, seen)
         colours = self._look(frame, seen, near)
         if cost.size:
@@ -142,14 +137,43 @@ class Tracker:
         born = self._begin(now, seen, {j for _, j in matched})
         matched += born
         self._observe(matched, now, seen)
-        for track, j in matched:
-            look = colours[j]
-            if look is not None:
-                _remember_colours(track, look)
+        swapped = self._remember(matched, colours)
         self._retire(ended, keep=not cut)
         returned = self._name(now)
         missed = [t for t in missed if t not in ended]
-        return Matches(matched, missed, ended, [t for t, _ in born], returned, reset or cut)
+        return Matches(
+            matched, missed, ended, [t for t, _ in born], returned, swapped, reset or cut
+        )
+
+    def _remember(
+        self, matched: list[tuple[Track, int]], colours: list[Float | None]
+    ) -> list[tuple[Track, Track]]:
+        """Mix in what clothes look like; return pairs whose ids were swapped in a close embrace.
+
+        Two tracks that twice in a row wear each other's clothes get each other's ids back.
+        """
+        looks = [(t, c) for t, j in matched if (c := colours[j]) is not None]
+        if not looks:
+            return []
+        tracks = [t for t, _ in looks]
+        distance = colour_distances([c for _, c in looks], [t.colours for t in tracks])
+        swapped = []
+        for i, (track, look) in enumerate(looks):
+            strange = track.colours_seen >= 3 and distance[i, i] > 0.5
+            track.strange = track.strange + 1 if strange else 0
+            other = int(np.argmin(distance[i]))
+            if track.strange >= 2 and tracks[other].strange >= 1 and other != i:
+                if max(distance[i, other], distance[other, i]) < 0.35:
+                    a, b = track, tracks[other]
+                    a.track_id, b.track_id = b.track_id, a.track_id
+                    a.colours, b.colours = b.colours, a.colours
+                    a.strange = b.strange = 0
+                    swapped.append((a, b))
+            elif not strange or track.strange > 20:
+                gain = max(0.05, 1 / (track.colours_seen + 1))
+                track.colours = mixed_colours(track.colours, look, gain)
+                track.colours_seen += bool(np.isfinite(look).any())
+        return swapped
 
     def _rewind(self, now: float) -> None:
         """Time went back: positions still count, motion does not."""
@@ -161,7 +185,7 @@ class Tracker:
         for track in self._gone:
             track.seen_s = min(track.seen_s, now)
 
-    def _look(self, frame: Frame, seen: _Seen, near: Float) -> list[Float | None]:
+    def _look(self, frame: Frame, seen: Seen, near: Float) -> list[Float | None]:
         """Return the colours of those detections for whom they matter in this frame.
 
         Reading them costs more than everything else here, so it is done where two people may be
@@ -176,14 +200,14 @@ class Tracker:
             close = near > 0.15
             rival = (close.sum(1) > 1)[:, None] & close
             wanted = (close.sum(0) != 1) | rival.any(0)
-            unsure = np.array([t.colours_seen < 3 for t in self._tracks])
+            unsure = np.array([t.colours_seen < 3 or t.strange > 0 for t in self._tracks])
             wanted |= (close & unsure[:, None]).any(0)
-        index = np.flatnonzero(wanted & ~_covered(seen.points, seen.roots))
+        index = np.flatnonzero(wanted & ~covered(seen.points, seen.roots))
         for j, look in zip(index, appearance(frame.image, seen.points[index])):
             colours[int(j)] = look
         return colours
 
-    def _begin(self, now: float, seen: _Seen, taken: set[int]) -> list[tuple[Track, int]]:
+    def _begin(self, now: float, seen: Seen, taken: set[int]) -> list[tuple[Track, int]]:
         """Return new tracks for detections nobody claims, unless they repeat another one."""
         born = []
         for j in np.argsort(-seen.scores).tolist():
@@ -234,7 +258,7 @@ class Tracker:
         now = self._time_s or 0.0
         self._gone = [t for t in self._gone if now - t.seen_s <= self._config.memory_s][-200:]
 
-    def _observe(self, matched: list[tuple[Track, int]], now: float, seen: _Seen) -> None:
+    def _observe(self, matched: list[tuple[Track, int]], now: float, seen: Seen) -> None:
         """Move tracks to their detections; velocities have a time constant of 0.1 s."""
         if not matched:
             return
@@ -267,7 +291,7 @@ class Tracker:
             track.seen_s, track.misses = now, 0
             track.hits += 1
 
-    def _costs(self, now: float, seen: _Seen) -> tuple[Float, Float]:
+    def _costs(self, now: float, seen: Seen) -> tuple[Float, Float]:
         """Return OKS and cost (T, M) of every track with every detection, 1e6 beyond the gates.
 
         The colours' share of the cost is not in it.
@@ -339,59 +363,6 @@ class Tracker:
 def slot_count(config: TrackingConfig) -> int:
     """Return how many tracks can live at once: people shown, missed and not yet shown."""
     return 2 * config.people_max + 4
-
-
-def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
-    """Return the likeness (A, B) in [0, 1] of point sets (A, K, 2) and (B, K, 2), NaN = not seen.
-
-    Object keypoint similarity with `size` (A, B) px as the root of the area; `slack` (A,) widens
-    the tolerance. Pairs without common points get 0; few common points count less.
-    """
-    d2 = ((a[:, None] - b[None]) ** 2).sum(-1)
-    both = np.isfinite(d2)
-    spread = 2 * OKS_SIGMAS.astype(float) * 1.5
-    wide = np.broadcast_to(np.asarray(slack, float), (len(a),))[:, None, None]
-    scale = (size[..., None] * spread * wide) ** 2
-    e = np.where(both, np.exp(-np.where(both, d2, 0) / (2 * scale)), 0)
-    n = both.sum(-1)
-    return np.asarray(e.sum(-1) / np.maximum(n, 1) * np.minimum(1, n / 3))
-
-
-def _remember_colours(track: Track, colours: Float) -> None:
-    """Mix new colours in slowly; parts not seen keep what is known."""
-    known = np.isfinite(colours)
-    if not known.any():
-        return
-    if track.colours is None:
-        track.colours = colours
-    else:
-        gain = max(0.05, 1 / (track.colours_seen + 1))
-        mixed = np.where(known, track.colours + gain * (colours - track.colours), track.colours)
-        track.colours = np.where(np.isfinite(track.colours), mixed, colours)
-    track.colours_seen += 1
-
-
-def _stack(people: Sequence[Person3D]) -> _Seen:
-    k, j = len(OKS_SIGMAS), (people[0].joints_rel_m.shape[0] if people else 21)
-    points = np.array([p.seen.joints_px for p in people], float).reshape(-1, k, 2)
-    poses = np.array([p.joints_rel_m for p in people], float).reshape(-1, j, 3)
-    roots = np.array([p.root_m for p in people], float).reshape(-1, 3)
-    scores = np.array([p.seen.score for p in people], float)
-    low = np.where(np.isfinite(points), points, np.inf).min(1)
-    high = np.where(np.isfinite(points), points, -np.inf).max(1)
-    side = np.maximum(np.where(high >= low, high - low, 1.0), 1.0)
-    sizes = np.maximum(np.sqrt(side[:, 0] * side[:, 1]), 0.4 * side.max(-1, initial=0))
-    return _Seen(points, sizes, poses, roots, scores)
-
-
-def _covered(points: Float, roots: Float) -> NDArray[np.bool_]:
-    """Return (M,) whether somebody nearer stands before the trunk, so that colours are not own."""
-    trunk = points[:, TORSO]
-    seen = np.isfinite(trunk).all((1, 2))
-    low, high = trunk.min(1), trunk.max(1)
-    overlap = np.all(low[:, None] < high[None], axis=-1)
-    meet = overlap & overlap.T & seen[:, None] & seen[None] & ~np.eye(len(points), dtype=bool)
-    return np.asarray((meet & (roots[None, :, 2] < roots[:, None, 2] + 0.3)).any(1))
 
 
 def _assign(cost: Float, cost_max: float) -> list[tuple[int, int]]:

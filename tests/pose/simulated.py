@@ -37,7 +37,9 @@ def walker(t, speed=1.2, phase=0.0, lengths=None):
     for side, s in (("l_", 1.0), ("r_", -1.0)):
         swing = np.sin(a) * s * go
         vector[:, I[side + "hip"], 0] = -0.45 * swing - 0.05
-        vector[:, I[side + "knee"], 0] = go * 0.5 * (1 + np.cos(a + (0 if s > 0 else math.pi) + 0.6)) + 0.05
+        vector[:, I[side + "knee"], 0] = (
+            go * 0.5 * (1 + np.cos(a + (0 if s > 0 else math.pi) + 0.6)) + 0.05
+        )
         vector[:, I[side + "ankle"], 0] = 0.1 * swing
         vector[:, I[side + "elbow"], 1] = -s * (0.4 + 0.2 * swing * -1)
     q = sk.exp_map(vector)
@@ -137,9 +139,13 @@ def _mocap_rest(lengths):
     }  # fmt: skip
     for s in "rl":
         shoulder = p[I[f"{s}_shoulder"]]
-        rest[f"{s.upper()} Clavicle"] = shoulder * np.array([0.15, 1, 1]) + np.array([0, 0.03, 0.02])
-        for j, b in (("shoulder", "UpperArm"), ("elbow", "Forearm"), ("wrist", "Hand"),
-                     ("hip", "Thigh"), ("knee", "Calf"), ("ankle", "Foot"), ("foot", "Toe0")):  # fmt: skip
+        rest[f"{s.upper()} Clavicle"] = shoulder * np.array([0.15, 1, 1]) + np.array(
+            [0, 0.03, 0.02]
+        )
+        for j, b in (
+            ("shoulder", "UpperArm"), ("elbow", "Forearm"), ("wrist", "Hand"), ("hip", "Thigh"),
+            ("knee", "Calf"), ("ankle", "Foot"), ("foot", "Toe0"),
+        ):  # fmt: skip
             rest[f"{s.upper()} {b}"] = p[I[f"{s}_{j}"]]
     return rest
 
@@ -248,7 +254,6 @@ def outfits(count, rng):
     return np.stack([top, top[rng.permutation(count)]], 1)
 
 
-
 def party(count=10, seconds=120.0, rate=10.0, seed=3):
     """Points (F, P, 26, 3) in the camera frame, NaN = out of the scene: cross, hug, leave, return.
 
@@ -262,7 +267,7 @@ def party(count=10, seconds=120.0, rate=10.0, seed=3):
     away = np.zeros((frames, count), bool)
     place = np.stack([rng.uniform(-2, 2, count), rng.uniform(-8.5, -3.5, count)], -1)
     goal, mode = place.copy(), ["walk"] * count
-    until, partner = np.zeros(count), [-1] * count
+    until = np.zeros(count)
     for f, now in enumerate(t):
         for p in range(count):
             to = goal[p] - place[p]
@@ -284,7 +289,7 @@ def party(count=10, seconds=120.0, rate=10.0, seed=3):
                 if choice < 0.25 and others:
                     q = others[rng.integers(len(others))]
                     middle = np.clip((place[p] + place[q]) / 2, [-2, -8], [2, -3.5])
-                    goal[p], goal[q] = middle - [0.14, 0], middle + [0.14, 0.02]
+                    goal[p], goal[q] = middle - np.array([0.14, 0]), middle + np.array([0.14, 0.02])
                     mode[p] = mode[q] = "hug"
                     until[p] = until[q] = 0
                 elif choice < 0.45:

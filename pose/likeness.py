@@ -1,0 +1,56 @@
+"""The detections of one frame as arrays, and how alike two sets of 2D points are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.joints import OKS_SIGMAS
+from manypose.pose.records import Person3D
+
+Float = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """The people of one frame as arrays over M detections."""
+
+    points: Float
+    sizes: Float
+    poses: Float
+    roots: Float
+    scores: Float
+
+
+def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
+    """Return the likeness (A, B) in [0, 1] of point sets (A, K, 2) and (B, K, 2), NaN = not seen.
+
+    Object keypoint similarity with `size` (A, B) px as the root of the area; `slack` (A,) widens
+    the tolerance. Pairs without common points get 0; few common points count less.
+    """
+    d2 = ((a[:, None] - b[None]) ** 2).sum(-1)
+    both = np.isfinite(d2)
+    spread = 2 * OKS_SIGMAS.astype(float) * 1.5
+    wide = np.broadcast_to(np.asarray(slack, float), (len(a),))[:, None, None]
+    scale = (size[..., None] * spread * wide) ** 2
+    e = np.where(both, np.exp(-np.where(both, d2, 0) / (2 * scale)), 0)
+    n = both.sum(-1)
+    return np.asarray(e.sum(-1) / np.maximum(n, 1) * np.minimum(1, n / 3))
+
+
+def stacked(people: Sequence[Person3D]) -> Seen:
+    """Return the people of one frame as arrays; sizes as the root of the box's area, px."""
+    k, j = len(OKS_SIGMAS), (people[0].joints_rel_m.shape[0] if people else 21)
+    points = np.array([p.seen.joints_px for p in people], float).reshape(-1, k, 2)
+    poses = np.array([p.joints_rel_m for p in people], float).reshape(-1, j, 3)
+    roots = np.array([p.root_m for p in people], float).reshape(-1, 3)
+    scores = np.array([p.seen.score for p in people], float)
+    low = np.where(np.isfinite(points), points, np.inf).min(1)
+    high = np.where(np.isfinite(points), points, -np.inf).max(1)
+    side = np.maximum(np.where(high >= low, high - low, 1.0), 1.0)
+    sizes = np.maximum(np.sqrt(side[:, 0] * side[:, 1]), 0.4 * side.max(-1, initial=0))
+    return Seen(points, sizes, poses, roots, scores)
