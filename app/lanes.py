@@ -70,21 +70,24 @@ class Lane:
         self._open()
 
     def change(self, address: str) -> None:
-        """Change over to another source; the old one is given back."""
-        self.close()
+        """Change over to another source; the old one is given back before. Never waits."""
+        with self._lock:
+            old, self._source = self._source, None
         self.address = self.name = address
         self.follower, self.error, self.ended = None, None, False
         self.shown_early = 0
         self.message = "opening the source"
         self.meter.restart()
-        self._open()
+        self._open(old)
 
-    def _open(self) -> None:
-        """Open in a thread of its own: some cameras need seconds."""
+    def _open(self, old: LiveSource | None = None) -> None:
+        """Close the old source and open in a thread of its own: some cameras need seconds."""
         self._generation += 1
         mine = self._generation
 
         def work() -> None:
+            if old is not None:
+                old.close()
             try:
                 source = self._live(self._opener(self.address, self._config))
             except ManyposeError as error:

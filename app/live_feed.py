@@ -71,6 +71,9 @@ class LiveFeed:
         if self._record_first and all(lane.meter.numbers().done for lane in self._lanes.lanes):
             self._record_first = False
             self.set_recording(True)
+        again = self._lanes.playback.again
+        if again.is_set() and not any(lane.ended for lane in self._lanes.lanes):
+            again.clear()
         for k, lane in enumerate(self._lanes.lanes):
             self._views[k] = self._view(k, lane, self._views[k])
         return self._views
@@ -149,8 +152,6 @@ class LiveFeed:
         playback = self._lanes.playback
         if self._lanes.ended and not self._paused:
             playback.again.set()
-            time.sleep(0.12)
-            playback.again.clear()
             return
         self._paused = on
         if on:

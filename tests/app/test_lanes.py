@@ -52,13 +52,20 @@ def watched(lanes: Lanes, seconds: float, every_s: float) -> list[tuple[float, f
     return results
 
 
+def until_results(lanes: Lanes, count: int = 1) -> None:
+    """Wait for the network and its first results, at most half a minute."""
+    deadline = time.perf_counter() + 30
+    while lanes.lanes[0].meter.numbers().done < count:
+        assert time.perf_counter() < deadline, "no results"
+        watched(lanes, 0.05, 0.02)
+
+
 @pytest.mark.slow
 def test_latest_box_lag() -> None:
     # 30 fps source, 10 fps worker: the newest wins, the lag stays that of one call
     lanes = troupe.lanes(cost_s=0.1)
     try:
-        while not lanes.lanes[0].meter.numbers().done:  # Lanes imports and loads first
-            time.sleep(0.02)
+        until_results(lanes)
         before = lanes.lanes[0].meter.numbers()
         seen = watched(lanes, 3.0, 0.005)
         numbers = lanes.lanes[0].meter.numbers()
@@ -80,8 +87,7 @@ def test_memory_slope_with_a_slow_consumer() -> None:
     process = psutil.Process()
     lanes = troupe.lanes(people=2, fps=60, width=1280, height=720)
     try:
-        while lanes.lanes[0].meter.numbers().done < 10:
-            watched(lanes, 0.2, 0.05)
+        until_results(lanes, 10)
         gc.collect()
         before = process.memory_info().rss
         watched(lanes, 3.0, 0.05)
@@ -129,6 +135,26 @@ def test_a_source_that_cannot_be_opened_says_so_in_its_pane() -> None:
             time.sleep(0.01)
         assert "Sofa cam" in feed.views()[0].message
         assert not feed.finished()
+    finally:
+        feed.close()
+
+
+def test_another_source_can_be_chosen() -> None:
+    lanes = troupe.lanes(people=2)
+    feed = LiveFeed(lanes, {})
+    try:
+        for wanted in ("camera:0", "camera:1"):
+            if feed.source() != wanted:
+                start = time.perf_counter()
+                feed.choose_source(wanted)
+                assert time.perf_counter() - start < 0.5
+            deadline = time.perf_counter() + 10
+            while time.perf_counter() < deadline:
+                view = feed.views()[0]
+                if view.name == wanted and view.people and not view.message:
+                    break
+                time.sleep(0.02)
+            assert (view.name, len(view.people), view.message) == (wanted, 2, "")
     finally:
         feed.close()
 
@@ -189,7 +215,7 @@ def test_a_video_plays_at_its_own_pace_and_pauses(tmp_path: Path) -> None:
 
     recorded = troupe.lanes(people=1)
     try:
-        watched(recorded, 0.6, 0.02)
+        until_results(recorded)
         start_recording(recorded, {}, tmp_path / "session")
         watched(recorded, 1.0, 0.02)
     finally:
@@ -218,10 +244,45 @@ def test_a_video_plays_at_its_own_pace_and_pauses(tmp_path: Path) -> None:
         lanes.close()
 
 
+def test_a_video_that_has_ended_plays_again_on_space(tmp_path: Path) -> None:
+    recorder = troupe.lanes(people=1)
+    try:
+        until_results(recorder)
+        start_recording(recorder, {}, tmp_path / "short")
+        watched(recorder, 0.5, 0.02)
+    finally:
+        recorder.close()
+        stop_recording(recorder)
+    playback = Playback()
+    playback.waits_at_end = True
+    video = str(tmp_path / "short" / "video.mkv")
+    feed = LiveFeed(Lanes([video], Config(), lambda _: troupe.engine(1), playback=playback), {})
+
+    def until(message: str) -> None:
+        deadline = time.perf_counter() + 10
+        while time.perf_counter() < deadline:
+            if message in feed.views()[0].message:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{message!r} does not appear: {feed.views()[0].message!r}")
+
+    try:
+        until("press Space")
+        for _ in range(2):
+            feed.set_paused(True)
+            deadline = time.perf_counter() + 5
+            while feed.views()[0].message and time.perf_counter() < deadline:
+                time.sleep(0.005)
+            assert feed.views()[0].message == ""
+            until("press Space")
+    finally:
+        feed.close()
+
+
 def test_the_service_writes_lines_and_ends_with_the_source(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    lanes = troupe.lanes(people=2, count=40)
+    lanes = troupe.lanes(people=2, count=150)
     service = Service(lanes, {}, record=tmp_path / "kept", duration_s=20, lines=True)
     try:
         assert service.run() == 0
