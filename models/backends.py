@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from manypose.errors import DeviceError, UsageError, WeightsError
-from manypose.models import onnx_file, weights
+from manypose.models import onnx_file, ort_gpu, weights
 from manypose.models.preprocess import letterbox
 from manypose.models.sessions import (
     RUNTIMES,
@@ -28,7 +28,6 @@ from manypose.models.sessions import (
     Session,
     Wish,
     cache_folder,
-    clash,
     cores,
     engine,
     installed,
@@ -314,7 +313,7 @@ def _cuda_works(names: Sequence[str]) -> bool:
         if "CUDAExecutionProvider" in there and _nvidia():
             return True
         if _nvidia():
-            log.warning("there is an NVIDIA GPU, but it is not used: %s", clash())
+            log.warning("there is an NVIDIA GPU, but it is not used: %s", ort_gpu.clash())
     if "torch" in names and _nvidia():
         return bool(engine("torch", "torch").cuda.is_available())
     return False

@@ -8,7 +8,6 @@ fell back to the CPU in silence.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
-from manypose.models import onnx_file
+from manypose.models import onnx_file, ort_gpu
 from manypose.models.onnx_file import Tensor
 
 Array = NDArray[Any]
@@ -107,7 +106,7 @@ def _onnx(path: Path, wish: Wish) -> Session:
     """Return a session of ONNX Runtime: CPU, CUDA or TensorRT provider."""
     ort = engine("onnxruntime", "onnx")
     if not hasattr(ort, "InferenceSession"):
-        raise DeviceError("onnxruntime is installed by halves; " + clash())
+        raise DeviceError("onnxruntime is installed by halves; " + ort_gpu.clash())
     info = onnx_file.describe(path)
     if len(info.inputs) != 1:
         raise WeightsError(f"{path}: {len(info.inputs)} inputs, wanted one; export it anew")
@@ -116,14 +115,19 @@ def _onnx(path: Path, wish: Wish) -> Session:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = _providers(ort, wish)
+    fixed = all(t.type == 1 and t.shape and None not in t.shape[1:] for t in info.outputs)
+    providers = ort_gpu.providers(
+        ort, wish.device, wish.precision, fixed and wish.batch == 1, cache_folder() / "tensorrt"
+    )
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:  # the engine's error classes are private
         raise _refused(path, "ONNX Runtime", e) from e
-    got, wanted = session.get_providers()[0], _name(providers[0])
+    got, wanted = session.get_providers()[0], ort_gpu.provider_name(providers[0])
     if got != wanted:
-        raise DeviceError(f"{wish.device} was asked for but the session runs on {got}; {clash()}")
+        raise DeviceError(
+            f"{wish.device} was asked for but the session runs on {got}; {ort_gpu.clash()}"
+        )
     names = [o.name for o in session.get_outputs()]
     key = info.inputs[0].name
 
@@ -131,107 +135,12 @@ def _onnx(path: Path, wish: Wish) -> Session:
         return dict(zip(names, session.run(names, {key: x})))
 
     run: Callable[[Array], dict[str, Array]] = plain
-    if wish.device.startswith(("cuda", "tensorrt")):
-        run = _bound(ort, session, key, names, *_gpu(wish.device))
+    if wish.device != "cpu" and fixed:
+        run = ort_gpu.bound(ort, session, key, names, "cuda", ort_gpu.device_number(wish.device))
     return Session(
         _fixed_batch(run, info.inputs[0]), info.inputs, tuple(names), wish.device,
         wish.precision, f"ONNX Runtime {ort.__version__} ({got.removesuffix('ExecutionProvider')})",
     )  # fmt: skip
-
-
-def _gpu(device: str) -> tuple[str, int]:
-    _, _, number = device.partition(":")
-    return "cuda", int(number or 0)
-
-
-def _name(provider: str | tuple[str, Any]) -> str:
-    return provider if isinstance(provider, str) else provider[0]
-
-
-def _providers(ort: Any, wish: Wish) -> list[Any]:
-    """Return the providers for a device, best first.
-
-    Raises:
-        DeviceError: this build of ONNX Runtime does not have them.
-    """
-    if wish.device == "cpu":
-        return ["CPUExecutionProvider"]
-    _, number = _gpu(wish.device)
-    # One fixed shape: the exhaustive search of kernels is paid once. Graphs need bound buffers.
-    cuda = ("CUDAExecutionProvider", {
-        "device_id": number, "cudnn_conv_algo_search": "EXHAUSTIVE",
-        "cudnn_conv_use_max_workspace": "1", "use_tf32": "1",
-        "enable_cuda_graph": "1" if wish.batch == 1 else "0",
-    })  # fmt: skip
-    wanted: list[Any] = [cuda]
-    if wish.device.startswith("tensorrt"):
-        cache = str(cache_folder() / "tensorrt")
-        wanted = [("TensorrtExecutionProvider", {
-            "device_id": number, "trt_engine_cache_enable": True, "trt_engine_cache_path": cache,
-            "trt_timing_cache_enable": True, "trt_fp16_enable": wish.precision == "fp16",
-        }), ("CUDAExecutionProvider", {"device_id": number})]  # fmt: skip
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    there = ort.get_available_providers()
-    if _name(wanted[0]) not in there:
-        raise DeviceError(
-            f"{wish.device} was asked for but this onnxruntime has only {', '.join(there)}; "
-            + clash()
-        )
-    return wanted
-
-
-def clash() -> str:
-    """Return the remedy for an onnxruntime without the provider asked for."""
-    both = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            both.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if len(both) == 2:
-        return (
-            f"packages {both[0]} and {both[1]} are both installed. Run: pip uninstall onnxruntime "
-            "onnxruntime-gpu; pip install onnxruntime-gpu"
-        )
-    if both and "gpu" in both[0]:
-        return "its CUDA and cuDNN libraries are missing: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    return "pip uninstall onnxruntime; pip install onnxruntime-gpu, or use --device cpu"
-
-
-def _bound(
-    ort: Any, session: Any, key: str, names: list[str], device: str, number: int
-) -> Callable[[Array], dict[str, Array]]:
-    """Return a call whose input and outputs have fixed places on the device (for CUDA graphs).
-
-    Each input shape has its own buffers; outputs are made by the first call.
-    """
-    places: dict[tuple[int, ...], tuple[Any, Any, list[Any]]] = {}
-
-    def run(x: Array) -> dict[str, Array]:
-        x = np.ascontiguousarray(x)
-        if x.shape not in places:
-            plain = session.io_binding()
-            source = ort.OrtValue.ortvalue_from_numpy(x, device, number)
-            # Shapes of the outputs from the file, the batch from the input.
-            outs = []
-            plain.bind_ortvalue_input(key, source)
-            for o in session.get_outputs():
-                shape = [x.shape[0] if i == 0 else d for i, d in enumerate(o.shape)]
-                if not all(isinstance(d, int) for d in shape):
-                    raise WeightsError(
-                        f"output {o.name} has a free shape; export it with a fixed one"
-                    )
-                value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, number)
-                plain.bind_ortvalue_output(o.name, value)
-                outs.append(value)
-            places[x.shape] = (plain, source, outs)
-        binding, source, outs = places[x.shape]
-        source.update_inplace(x)
-        session.run_with_iobinding(binding)
-        return {n: o.numpy() for n, o in zip(names, outs)}
-
-    return run
 
 
 def _fixed_batch(

@@ -11,7 +11,7 @@ import pytest
 
 from manypose.calib.camera import Camera
 from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
-from manypose.models import backends, sessions, weights
+from manypose.models import backends, ort_gpu, sessions, weights
 from manypose.models.quantise import sqnr_db
 from manypose.models.sessions import Wish
 from manypose.pose.records import Frame, NetworkOutput
@@ -107,7 +107,7 @@ def test_a_session_that_fell_back_silently_is_found_out(
 def test_the_bound_path_of_the_gpu_gives_the_same_maps(small_files: Files) -> None:
     session = ort.InferenceSession(str(small_files["fp32"]), providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
-    bound = sessions._bound(ort, session, "image", names, "cpu", 0)
+    bound = ort_gpu.bound(ort, session, "image", names, "cpu", 0)
     rng = np.random.default_rng(0)
     for batch in (1, 2, 1):
         x = rng.integers(0, 255, (batch, 64, 96, 3), np.uint8)
