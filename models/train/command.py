@@ -49,6 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     score.add_argument("--sheet", type=Path, help="write a sheet of the people found (.jpg)")
     score.set_defaults(run_step=_score)
+    for step in steps.choices.values():
+        _for_every_command(step)
+
+
+def _for_every_command(step: argparse.ArgumentParser) -> None:
+    """Let the options of every command stand behind the step as well."""
+    keep = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    step.add_argument("-q", "--quiet", action="store_true", **keep)
+    step.add_argument("-v", "--verbose", action="count", **keep)
+    step.add_argument("--no-color", action="store_true", **keep)
 
 
 def run(args: argparse.Namespace) -> int:
