@@ -261,11 +261,13 @@ class _Process:
         """Open journal and writers, now that the camera is known."""
         job = self._job
         self._header = run_header(self._source.info, first.camera, job.config, self._engine)
+        if job.seconds_max:
+            self._header["seconds_max"] = job.seconds_max
         old = _old_meta(job.folder)
         if job.resume and old.get("status") in ("ok", "partial"):
-            if old.get("key") == self._header["key"] and not job.seconds_max:
+            if self._is_done(old):
                 raise _DoneBefore
-            log.warning("%s: source or settings changed, starts anew", job.folder)
+            log.warning("%s: another source, settings or files: starts anew", job.folder)
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
             _clear(job.folder, old, keep_journal=job.resume)
@@ -274,16 +276,25 @@ class _Process:
         if not self._source.live:
             self._journal = Journal(job.folder, self._header["key"], resume=job.resume)
         write_json(job.folder / "meta.json", {**self._header, "status": "running"})
-        writers: list[Writer] = [EventsWriter(job.folder, self._header)]
-        writers += [WRITERS[name](job.folder, self._header) for name in job.config.output.formats]
-        if job.config.output.video:
-            from manypose.app.formats.video import OverlayWriter
-
-            writers.append(OverlayWriter(job.folder, self._header))
         self._writing = threading.Thread(
-            target=self._write, args=(writers,), name="write", daemon=True
+            target=self._write, args=(self._writers(),), name="write", daemon=True
         )
         self._writing.start()
+
+    def _writers(self) -> list[Writer]:
+        folder, output = self._job.folder, self._job.config.output
+        writers: list[Writer] = [EventsWriter(folder, self._header)]
+        writers += [WRITERS[name](folder, self._header) for name in output.formats]
+        if output.video:
+            from manypose.app.formats.video import OverlayWriter
+
+            writers.append(OverlayWriter(folder, self._header))
+        return writers
+
+    def _is_done(self, old: Mapping[str, Any]) -> bool:
+        """Return whether an earlier, complete run is the very one asked for."""
+        same = all(old.get(k) == self._header.get(k) for k in ("key", "seconds_max"))
+        return same and all(writer.path.exists() for writer in self._writers())
 
     def _write(self, writers: Sequence[Writer]) -> None:
         try:

@@ -318,6 +318,14 @@ def test_a_journal_of_other_settings_is_not_used(call: Call) -> None:
     assert call("clip.mp4", "--format", "npz", "--fov", "70", "--resume") == 0
     assert load_run("out/clip").meta["key"] != before
     assert call("clip.mp4", "--format", "csv", "--fov", "70", "--resume") == 0
+    assert Path("out/clip/pose.csv").exists()  # a file more is asked for: not done
+
+
+def test_a_part_of_a_clip_does_not_count_as_the_whole(call: Call) -> None:
+    assert call(clip(), "--format", "npz", "--seconds", "0.2") == 0
+    assert len(load_run("out/clip")) == 6
+    assert call("clip.mp4", "--format", "npz", "--resume") == 0
+    assert len(load_run("out/clip")) == 12
 
 
 def started(*words: str, pause_s: float = 0.03) -> subprocess.Popen[str]:
