@@ -204,13 +204,14 @@ class Orbit:
         low, high = np.percentile(flat, [3, 97], axis=0)
         centre = (low + high) / 2
         centre[2] = 0.95
-        distance = float(np.clip(self._distance_for(flat - centre), 2.8, 25))
         first = not self._framed
         self._framed = True
-        hurry = 0.4 if self.follow or distance > self.distance_m else 2.0
         move = 1.0 if first else 1 - float(np.exp(-dt_s / (0.4 if self.follow else 1.0)))
-        near = 1.0 if first else 1 - float(np.exp(-dt_s / hurry))
         self.centre = self.centre + move * (centre - self.centre)
+        # from the centre as it is now, so that nobody is lost while it still moves
+        distance = float(np.clip(self._distance_for(flat - self.centre), 2.8, 25))
+        hurry = 0.25 if distance > self.distance_m else 2.0
+        near = 1.0 if first else 1 - float(np.exp(-dt_s / hurry))
         self.distance_m += near * (distance - self.distance_m)
 
     def _distance_for(self, points: Float) -> float:
