@@ -55,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _for_every_command(step: argparse.ArgumentParser) -> None:
     """Let the options of every command stand behind the step as well."""
-    keep = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-    step.add_argument("-q", "--quiet", action="store_true", **keep)
-    step.add_argument("-v", "--verbose", action="count", **keep)
-    step.add_argument("--no-color", action="store_true", **keep)
+    hidden = argparse.SUPPRESS
+    step.add_argument("-q", "--quiet", action="store_true", default=hidden, help=hidden)
+    step.add_argument("-v", "--verbose", action="count", default=hidden, help=hidden)
+    step.add_argument("--no-color", action="store_true", default=hidden, help=hidden)
 
 
 def run(args: argparse.Namespace) -> int:

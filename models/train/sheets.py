@@ -104,7 +104,8 @@ def _write(path: Path, tiles: list[Array], columns: int) -> None:
     blank = np.zeros_like(tiles[0])
     tiles = tiles + [blank] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    _, data = cv2.imencode(path.suffix, np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    how = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix in (".jpg", ".jpeg") else []
+    _, data = cv2.imencode(path.suffix, np.vstack(rows), how)
     half = path.with_name(path.name + ".part")
     try:
         half.write_bytes(bytes(np.asarray(data, np.uint8)))
