@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class VideoFile:
         # The display matrix comes with the frames, so the first one is decoded now.
         self._rest = self._decoded()
         self._first = next(self._rest, None)
+        self._entry: tuple[int, Any] = (0, self._first)  # index and picture the iteration begins at
         if self._first is None:
             container.close()
             raise SourceError(
@@ -96,7 +97,27 @@ class VideoFile:
             codec=stream.codec_context.name,
         )
 
-    def _decoded(self) -> Iterator[Any]:
+    def begin_at(self, stamp: int, index: int) -> bool:
+        """Let the iteration begin at a key frame: that with this stamp, the index-th of the file.
+
+        Returns False when the file cannot be entered there; then it must be opened anew.
+        """
+        stream = self._container.streams.video[0]
+        for before_s in (0, 3):  # transport streams land behind the place asked for
+            self._rest.close()
+            try:
+                self._container.seek(stamp - int(before_s / stream.time_base), stream=stream)
+            except (av.error.FFmpegError, OSError):
+                return False
+            self._rest = self._decoded()
+            later = (f for f in self._rest if f.pts is None or f.pts >= stamp)
+            entry = next(later, None)
+            if entry is not None and entry.pts == stamp:
+                self._entry = index, entry
+                return bool(entry.key_frame) and not entry.is_corrupt
+        return False
+
+    def _decoded(self) -> Generator[Any]:
         """Yield decoded frames; damage is counted, an early end sets `partial`."""
         stream = self._container.streams.video[0]
         packets = self._container.demux(stream)
@@ -160,7 +181,8 @@ class VideoFile:
         if self._closing.is_set() or first is None:
             return
         self._started = True
-        self._first = None
+        begin, entry = self._entry
+        self._first, self._entry = None, (0, None)
         if first.pts is None:
             self.warnings.append(
                 f"no time stamps in the file: {self._fps:g} frames per second taken (--set"
@@ -168,7 +190,7 @@ class VideoFile:
             )
         last_s = -1.0
         try:
-            for index, frame in enumerate(itertools.chain((first,), self._rest)):
+            for index, frame in enumerate(itertools.chain((entry,), self._rest), begin):
                 if frame.pts is not None and first.pts is not None:
                     time_s = float((frame.pts - first.pts) * frame.time_base)
                 else:
@@ -195,6 +217,10 @@ class VideoFile:
             self._container.close()
 
 
+def _decodable(container: Any) -> bool:
+    return container.streams.video[0].codec_context is not None
+
+
 def _declared_end(container: Any) -> float | None:
     """Return the presentation time at which the pictures should end, None if unknown."""
     stream = container.streams.video[0]
@@ -206,12 +232,41 @@ def _declared_end(container: Any) -> float | None:
     return None
 
 
+def key_frames(path: Path) -> list[tuple[int, int]]:
+    """Return (index, presentation stamp) of the key frames of a video, without decoding it.
+
+    Empty when the packets do not tell: some without a stamp, two with one stamp, damage.
+
+    Raises:
+        SourceError: the file cannot be read at all.
+    """
+    stamps: list[tuple[int, bool]] = []
+    with _opened(path) as container:
+        try:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.size:  # the last one is empty and only flushes the decoder
+                    if packet.pts is None or packet.is_corrupt or packet.is_discard:
+                        return []
+                    stamps.append((packet.pts, packet.is_keyframe))
+        except (av.error.FFmpegError, OSError):
+            return []
+    stamps.sort()
+    if any(a[0] == b[0] for a, b in itertools.pairwise(stamps)):
+        return []
+    return [(index, stamp) for index, (stamp, key) in enumerate(stamps) if key]
+
+
 def open_video(path: Path, config: Config) -> VideoFile:
     """Return the video in a file.
 
     Raises:
         SourceError: there is no such file, or it is not a video, or no frame can be decoded.
     """
+    return VideoFile(_opened(path), path.stem, str(path), config)
+
+
+def _opened(path: Path) -> Any:
+    """Return the container of a file that has pictures."""
     av.logging.set_level(av.logging.PANIC)
     if not path.exists():
         raise SourceError(f"{path}: no such file. Check the name and the folder.")
@@ -227,7 +282,10 @@ def open_video(path: Path, config: Config) -> VideoFile:
     if not container.streams.video:
         container.close()
         raise SourceError(f"{path}: there are no pictures in this file (sound only?).")
-    return VideoFile(container, path.stem, str(path), config)
+    if not _decodable(container):
+        container.close()
+        raise SourceError(f"{path}: its pictures are coded in an unknown way, or it is damaged.")
+    return container
 
 
 def open_stream(address: str, config: Config) -> Source:
@@ -317,9 +375,9 @@ def _connect(address: str, config: Config) -> Any:
         raise SourceError(
             f"{shown}: the stream cannot be opened ({reason}). Check address, password and network."
         ) from error
-    if not container.streams.video:
+    if not container.streams.video or not _decodable(container):
         container.close()
-        raise SourceError(f"{shown}: the stream has no pictures.")
+        raise SourceError(f"{shown}: the stream has no pictures that can be decoded.")
     return container
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,11 @@ from manypose.errors import SourceError
 from manypose.pose.joints import JOINTS, JOINTS_2D, PARENT
 
 _K, _J = len(JOINTS_2D), len(JOINTS)
+# What numpy, zipfile and zlib raise on damaged archives, as mutated files have shown.
+_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError,
+    NotImplementedError, RuntimeError, AttributeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 # Key of pose.npz -> shape with F frames, R rows.
 _SHAPES: dict[str, tuple[str | int, ...]] = {
     "t": ("F",), "frame": ("F",), "n": ("F",), "row_frame": ("R",), "id": ("R",), "score": ("R",),
@@ -121,7 +127,7 @@ def load_run(path: Path | str) -> Run:
         if file.is_file():
             try:
                 return _from_npz(file, folder) if file.suffix == ".npz" else _lines(file, folder)
-            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            except _DAMAGE as error:
                 raise SourceError(f"{file}: not a whole result file ({error}).") from error
     raise SourceError(f"{folder}: no pose.npz or pose.jsonl in this folder; is it a run?")
 
