@@ -138,9 +138,26 @@ def _onnx(path: Path, wish: Wish) -> Session:
     if wish.device != "cpu" and fixed:
         run = ort_gpu.bound(ort, session, key, names, "cuda", ort_gpu.device_number(wish.device))
     return Session(
-        _fixed_batch(run, info.inputs[0]), info.inputs, tuple(names), wish.device,
+        _guarded(_fixed_batch(run, info.inputs[0]), path, "ONNX Runtime"), info.inputs,
+        tuple(names), wish.device,
         wish.precision, f"ONNX Runtime {ort.__version__} ({got.removesuffix('ExecutionProvider')})",
     )  # fmt: skip
+
+
+def _guarded(
+    run: Callable[[Array], dict[str, Array]], path: Path, engine_name: str
+) -> Callable[[Array], dict[str, Array]]:
+    """Return `run` with the engine's own errors told as ours: some files fail only when run."""
+
+    def guarded(x: Array) -> dict[str, Array]:
+        try:
+            return run(x)
+        except ManyposeError:
+            raise
+        except Exception as e:  # the engine's error classes are private
+            raise _refused(path, engine_name, e) from e
+
+    return guarded
 
 
 def _fixed_batch(
@@ -224,7 +241,8 @@ def _openvino(path: Path, wish: Wish) -> Session:
         return {n: np.concatenate([d[n] for d in done]) for n in names}
 
     return Session(
-        _fixed_batch(run, tensors[0]) if per_call > 1 else run, tensors, tuple(names), wish.device,
+        _guarded(_fixed_batch(run, tensors[0]) if per_call > 1 else run, path, "OpenVINO"),
+        tensors, tuple(names), wish.device,
         wish.precision, f"OpenVINO {ov.__version__.split('-')[0]}",
     )  # fmt: skip
 
