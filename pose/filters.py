@@ -25,11 +25,16 @@ Float = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class OneEuroSettings:
-    """Cut-off at rest (Hz), its growth with speed (Hz per unit/s), cut-off of the speed (Hz)."""
+    """Cut-off at rest (Hz), its growth with speed (Hz per unit/s), cut-off of the speed (Hz).
+
+    Speeds below `rest_speed` (unit/s) are taken for noise and do not raise the cut-off; with 0 the
+    filter is the published one.
+    """
 
     min_cutoff_hz: float
     beta: float
     speed_cutoff_hz: float = 1.0
+    rest_speed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +54,19 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "steady": Preset(
-        angle=OneEuroSettings(0.4, 1.2, 2.0),
-        root=OneEuroSettings(0.3, 5.0, 3.0),
-        depth=OneEuroSettings(0.2, 0.6, 1.0),
+        angle=OneEuroSettings(0.3, 2.0, 2.0, 0.2),
+        root=OneEuroSettings(0.3, 5.0, 3.0, 0.03),
+        depth=OneEuroSettings(0.2, 0.6, 1.0, 0.03),
         pixel=OneEuroSettings(0.8, 8.0, 2.0),
     ),
     "normal": Preset(
-        angle=OneEuroSettings(0.3, 2.5, 3.0),
-        root=OneEuroSettings(0.4, 8.0, 3.0),
-        depth=OneEuroSettings(0.2, 0.8, 1.0),
+        angle=OneEuroSettings(0.3, 6.0, 2.0, 0.3),
+        root=OneEuroSettings(0.4, 8.0, 3.0, 0.03),
+        depth=OneEuroSettings(0.2, 0.8, 1.0, 0.03),
         pixel=OneEuroSettings(1.0, 20.0, 3.0),
     ),
     "fast": Preset(
-        angle=OneEuroSettings(1.0, 8.0, 3.0),
+        angle=OneEuroSettings(1.0, 12.0, 3.0, 0.2),
         root=OneEuroSettings(1.5, 14.0, 3.0),
         depth=OneEuroSettings(0.5, 2.0, 1.0),
         pixel=OneEuroSettings(4.0, 40.0, 3.0),
@@ -174,7 +179,8 @@ class OneEuro:
         speed = np.where(old, speed + a * (change - speed), 0.0)
         joint = self._joint_speed
         rate = np.linalg.norm(speed, axis=-1, keepdims=True) if joint else np.abs(speed)
-        a = _gain(s.min_cutoff_hz + s.beta * rate / unit, step)
+        rate = np.maximum(rate / unit - s.rest_speed, 0)
+        a = _gain(s.min_cutoff_hz + s.beta * rate, step)
         out = np.where(old, last + a * (value - last), value)
         good = np.isfinite(out)
         self._value[index] = np.where(good, out, self._value[index])

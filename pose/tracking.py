@@ -12,7 +12,7 @@ saturation histogram), 2D and 3D pose; OKS as COCO defines it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class Track:
     colours_seen: int = 0
     strange: int = 0  # looks in a row that were not like the person
     born_s: float = 0.0
+    resumed_s: float = -np.inf  # when last seen again after having been out of sight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,27 +138,35 @@ class Tracker:
         born = self._begin(now, seen, {j for _, j in matched})
         matched += born
         self._observe(matched, now, seen)
-        swapped = self._remember(matched, colours)
+        swapped, strangers = self._remember(matched, colours, now)
         self._retire(ended, keep=not cut)
         returned = self._name(now)
         missed = [t for t in missed if t not in ended]
         return Matches(
-            matched, missed, ended, [t for t, _ in born], returned, swapped, reset or cut
+            matched,
+            missed,
+            ended,
+            [*(t for t, _ in born), *strangers],
+            returned,
+            swapped,
+            reset or cut,
         )
 
     def _remember(
-        self, matched: list[tuple[Track, int]], colours: list[Float | None]
-    ) -> list[tuple[Track, Track]]:
-        """Mix in what clothes look like; return pairs whose ids were swapped in a close embrace.
+        self, matched: list[tuple[Track, int]], colours: list[Float | None], now: float
+    ) -> tuple[list[tuple[Track, Track]], list[Track]]:
+        """Mix in what clothes look like; return pairs swapped in an embrace, and strangers.
 
-        Two tracks that twice in a row wear each other's clothes get each other's ids back.
+        Two tracks that twice in a row wear each other's clothes get each other's ids back. A track
+        that wears other clothes since it was out of sight follows somebody else now: the person
+        counts as gone, the track as new.
         """
         looks = [(t, c) for t, j in matched if (c := colours[j]) is not None]
         if not looks:
-            return []
+            return [], []
         tracks = [t for t, _ in looks]
         distance = colour_distances([c for _, c in looks], [t.colours for t in tracks])
-        swapped = []
+        swapped, strangers = [], []
         for i, (track, look) in enumerate(looks):
             strange = track.colours_seen >= 3 and distance[i, i] > 0.5
             track.strange = track.strange + 1 if strange else 0
@@ -169,11 +178,17 @@ class Tracker:
                     a.colours, b.colours = b.colours, a.colours
                     a.strange = b.strange = 0
                     swapped.append((a, b))
+            elif track.strange >= 3 and now - track.resumed_s < 3.0:
+                if track.track_id >= 0:
+                    self._gone.append(replace(track, seen_s=track.resumed_s))
+                track.track_id, track.born_s = -1, now
+                track.colours, track.colours_seen, track.strange = look, 1, 0
+                strangers.append(track)
             elif not strange or track.strange > 20:
                 gain = max(0.05, 1 / (track.colours_seen + 1))
                 track.colours = mixed_colours(track.colours, look, gain)
                 track.colours_seen += bool(np.isfinite(look).any())
-        return swapped
+        return swapped, strangers
 
     def _rewind(self, now: float) -> None:
         """Time went back: positions still count, motion does not."""
@@ -200,7 +215,7 @@ class Tracker:
             close = near > 0.15
             rival = (close.sum(1) > 1)[:, None] & close
             wanted = (close.sum(0) != 1) | rival.any(0)
-            unsure = np.array([t.colours_seen < 3 or t.strange > 0 for t in self._tracks])
+            unsure = np.array([t.colours_seen < 5 or t.strange > 0 for t in self._tracks])
             wanted |= (close & unsure[:, None]).any(0)
         index = np.flatnonzero(wanted & ~covered(seen.points, seen.roots))
         for j, look in zip(index, appearance(frame.image, seen.points[index])):
@@ -233,6 +248,8 @@ class Tracker:
             if waits and track.colours_seen == 0:
                 continue  # somebody may be coming back: look at the clothes first
             old = self._recognise(track, now)
+            if old is None and waits and track.colours_seen < 5:
+                continue
             if old is not None:
                 self._gone.remove(old)
                 track.track_id = old.track_id
@@ -288,6 +305,8 @@ class Tracker:
             track.size_px, track.pose_m, track.root_m = seen.sizes[j], seen.poses[j], roots[i]
             share = 0.2 if track.hits else 1.0
             track.score += share * (float(seen.scores[j]) - track.score)
+            if track.hits and dt[i] > 0.15:
+                track.resumed_s = now
             track.seen_s, track.misses = now, 0
             track.hits += 1
 
