@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,19 +22,3 @@ def quiet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(work)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return work
-
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def manypose(quiet_home: Path) -> Command:
-    """Run the real command line in a process of its own, with the drawn engine."""
-
-    def call(*words: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(HERE / "drawn_engine.py"), *map(str, words)],
-            capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
-
-    return call
