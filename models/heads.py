@@ -6,13 +6,14 @@ Source: Mehta et al. 2020 (XNect), section 4. Beyond it: the stride-8 features j
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from manypose.models import selecsls
+from manypose.models import espnet, res2net, resnet, selecsls, vovnet
 from manypose.models.selecsls import conv_bn, scaled
 from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
 
@@ -37,6 +38,12 @@ def _selecsls(name: str, grouped: bool = False) -> Callable[[float], nn.Module]:
 BACKBONES: dict[str, Callable[[float], nn.Module]] = {
     **{name: _selecsls(name) for name in selecsls.VARIANTS},
     "selecsls60_grouped": _selecsls("selecsls60", grouped=True),
+    # The rivals, for comparison; a "resnet50" ends with layer 3, "resnet50_res5a" one block later.
+    "resnet50": lambda width: resnet.build("resnet50", 0, width),
+    "resnet50_res5a": lambda width: resnet.build("resnet50", 0, width, "res5a"),
+    **{n: functools.partial(vovnet.build, n, 0) for n in vovnet.VARIANTS},
+    **{n: functools.partial(res2net.build, n, 0) for n in res2net.VARIANTS},
+    **{n: functools.partial(espnet.build, n) for n in espnet.NAMES},
 }
 
 
