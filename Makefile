@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+PRESET ?= smoke
 
 .PHONY: setup demo test check train bench wheel clean
 
@@ -29,7 +30,8 @@ check: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" .ci/checks
 
 train: $(VENV)/.dev
-	$(BIN)/manypose train stage1 --preset smoke
+	$(BIN)/manypose train stage1 --preset $(PRESET) $(if $(DATA),--data $(DATA)) \
+		$(if $(BACKBONE),--backbone $(BACKBONE))
 
 bench: $(VENV)/.run
 	$(BIN)/manypose bench --people 1 5 10

@@ -219,8 +219,12 @@ class _Run:
         while True:
             if self.world == 1 or self.step % _ASK_EVERY == 0:
                 share, stopped = ranks.agreed(self.share(), stop.number is not None, self.device)
-                if share >= 1 or stopped:
+                if stopped:
                     break
+            if self.recipe.steps is not None:
+                share = self.share()  # every process counts the same steps
+            if share >= 1:
+                break
             part = self.part(share)
             self._one_step(part, share)
             now = time.monotonic()

@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # averaged weights that fade away make a CPU slow
     device = ranks.join(device_named(args.device))
+    if ranks.here()[0]:
+        logging.getLogger("manypose").setLevel(logging.WARNING)  # one process speaks for all
     if device.startswith("cuda"):
         torch.backends.cudnn.benchmark = True
     smoke = args.preset == "smoke"
