@@ -65,11 +65,12 @@ class LiftingConfig:
 
     mirror: lift every person and their mirror image and take the mean (twice the work of a small
     network). pull: move seen joints sideways towards the rays on which they are seen, as far as
-    the expected errors of both ask for.
+    the expected errors of both ask for. encodings: use those of people who have any.
     """
 
     mirror: bool = True
     pull: bool = True
+    encodings: bool = True
 
 
 def lift(
@@ -88,7 +89,8 @@ def lift(
     px = np.stack([p.joints_px for p in people]).astype(np.float64)
     given = np.stack([p.confidence for p in people]).astype(np.float64)
     rays, score = complete(camera.image_to_rays(px)[..., :2], given)
-    features, turn = encode(rays, score, carried_bones(people))
+    bones = carried_bones(people) if config.encodings else None
+    features, turn = encode(rays, score, bones)
     with np.errstate(over="ignore", invalid="ignore"):
         joints, sigma = _answer(features, lifter, config.mirror)
         joints = joints @ turn  # rows times R = R^T applied: back to the axes of the camera

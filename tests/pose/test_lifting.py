@@ -135,7 +135,9 @@ def test_encodings_reach_the_network_in_its_axes_and_their_absence_is_told() -> 
 
     with_code, without = seen(rel + ROOTS[:, None], encoded=True), seen(rel + ROOTS[:, None])
     lifting.lift([*with_code, *without], CAMERA, spy, PLAIN)
-    (features,) = caught
+    lifting.lift(with_code, CAMERA, spy, lifting.LiftingConfig(encodings=False))
+    features, ignoring = caught
+    assert not ignoring[:, lifting.HAS_BONES].any()
     np.testing.assert_array_equal(features[:, lifting.HAS_BONES], [1, 1, 1, 0, 0, 0])
     assert not features[3:, lifting.BONE_COLUMNS].any()
     bones = features[:3, lifting.BONE_COLUMNS].reshape(3, -1, 3) * BONE_UNIT_M
