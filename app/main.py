@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cameras": ("manypose.app.cameras", "list the cameras of this machine"),
     "models": ("manypose.app.models_verb", "list, verify and add networks"),
     "train": ("manypose.models.train.command", "train the networks (extra: train)"),
+    "prune": ("manypose.models.train.prune_command", "cut dead channels from trained weights"),
     "doctor": ("manypose.app.doctor", "say what works on this machine and how to mend the rest"),
 }
 
@@ -47,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "cameras": ("manypose cameras", "manypose cameras --json"),
     "models": ("manypose models list", "manypose models verify"),
     "train": ("manypose train stage1 --preset smoke", "manypose train --help"),
+    "prune": ("manypose prune ema.pt --simulate", "manypose prune ema.pt -o small.onnx"),
     "doctor": ("manypose doctor", "manypose doctor --json"),
 }
 
