@@ -18,20 +18,21 @@ def vary(images: Tensor, rng: torch.Generator) -> Tensor:
     def sometimes(share: float) -> Tensor:
         return (chance() < share).float()
 
+    # in place: on a CPU fresh memory of this size costs as much as the arithmetic
     # a piece of another picture, or a bar of one colour, hides parts of people
     patch = _patch(b, h, w, rng, device, 0.05, 0.25) * sometimes(0.3)
     images = torch.lerp(images, images.roll(1, 0).flip(3), patch)
     bar = _patch(b, h, w, rng, device, 0.01, 0.06) * sometimes(0.15)
-    images = torch.lerp(images, chance(3).expand_as(images), bar)
-    images = torch.lerp(images, images.mean(1, keepdim=True), sometimes(0.15) * chance())
+    images.lerp_(chance(3).expand_as(images), bar)
+    images.lerp_(images.mean(1, keepdim=True).expand_as(images), sometimes(0.15) * chance())
     soft = functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
-    images = torch.lerp(images, soft, sometimes(0.3) * chance())
-    images = images.clamp(0, 1) ** ((chance() - 0.5) * 0.9).exp()
+    images.lerp_(soft, sometimes(0.3) * chance())
+    images.clamp_(0, 1).pow_(((chance() - 0.5) * 0.9).exp())
     gain = (0.75 + 0.5 * chance()) * (0.88 + 0.24 * chance(3))
-    images = (images - 0.5) * gain + 0.5 + (chance() - 0.5) * 0.2
+    images.mul_(gain).add_(0.5 - 0.5 * gain + (chance() - 0.5) * 0.2)
     noise = torch.randn(images.shape, generator=rng, device=device)
-    strength = 0.04 * chance() * sometimes(0.5)
-    return (images + noise * strength).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+    images.addcmul_(noise, 0.04 * chance() * sometimes(0.5))
+    return images.clamp_(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def _patch(
