@@ -52,8 +52,8 @@ class PoseConfig(Picture):
     split: float = 2.0  # simcc: bins per input px
     mirror: bool = False  # average with the mirrored picture: twice the time
     mirror_shift: float = 0.0  # cells (heatmap) that the mirrored answer is moved to the right
-    joint_score_min: float = 0.1  # below: the joint is not seen
-    score_min: float = 0.1  # people below are left out
+    joint_score_min: float = 0.05  # below: the joint is not seen
+    score_min: float = 0.05  # people below are left out
     oks_max: float = 0.7  # of two people more alike, the worse is left out
     fit: str = "letterbox"  # one-stage: how the picture fills the input
     people_max: int = 20
@@ -66,7 +66,7 @@ class DetectorConfig(Picture):
     kind: str = "dets"
     fit: str = "letterbox"
     person: int = 0  # the class of people
-    score_min: float = 0.3
+    score_min: float = 0.2
     iou_max: float = 0.6  # of two boxes that overlap more, the worse is left out
     strides: tuple[int, ...] = ()  # yolox: of the grids, when the file does not decode its boxes
     people_max: int = 20
