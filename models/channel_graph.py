@@ -75,7 +75,8 @@ class ChannelGraph(fx.Interpreter):
         self.graph_module = graph
         self.layers: dict[str, Layer] = {}
         self.cuts: dict[fx.Node, list[Slots]] = {}
-        self._dead, self._drop, self._borders, self._channels = dead, drop, borders, channels
+        self._dead, self._drop, self._borders = dead, drop, borders
+        self.picture_channels = channels
         self._count = 0
         self._pairs: list[tuple[Slots, Slots]] = []
         self._shown: list[Slots] = []
@@ -102,7 +103,7 @@ class ChannelGraph(fx.Interpreter):
         """Return the channels of a node: `Channels`, a list of them, or None where unknown."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.op == "placeholder":
-            picture = self._fresh(self._channels)
+            picture = self._fresh(self.picture_channels)
             self._show(picture)
             return picture
         if n.op == "call_module":

@@ -144,7 +144,7 @@ def cut(cut_plan: Plan) -> fx.GraphModule:
         for name, layer in found.layers.items():
             module = graph.get_submodule(name)
             if isinstance(module, nn.Conv2d | nn.Linear):
-                _set(graph, name, _sliced(module, layer.reads, kept, kept[layer.writes]))
+                replace(graph, name, _sliced(module, layer.reads, kept, kept[layer.writes]))
             elif isinstance(module, nn.BatchNorm2d | nn.PReLU):
                 if isinstance(module, nn.PReLU) and module.num_parameters == 1:
                     continue
@@ -184,7 +184,7 @@ def _fused(graph: fx.GraphModule) -> fx.GraphModule:
         if not isinstance(conv, nn.Conv2d) or calls.count(str(before.target)) > 1:
             continue
         assert isinstance(norm, nn.BatchNorm2d)
-        _set(graph, str(before.target), torch.nn.utils.fuse_conv_bn_eval(conv, norm))
+        replace(graph, str(before.target), torch.nn.utils.fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(before)
         graph.graph.erase_node(node)
     graph.delete_all_unused_submodules()
@@ -245,6 +245,7 @@ def _slice_each(module: nn.Module, kept: Tensor) -> None:
         module.num_parameters = int(kept.sum())
 
 
-def _set(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
+def replace(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
+    """Put another module in the place of the one of this name."""
     owner, _, leaf = name.rpartition(".")
     setattr(graph.get_submodule(owner), leaf, module)
