@@ -1,4 +1,4 @@
-"""SelecSLS networks (Mehta et al. 2020, XNect, section 4): narrow 3x3 convolutions, concatenation only.
+"""SelecSLS (Mehta et al. 2020, XNect, section 4): narrow 3x3 convolutions, concatenation only.
 
 Every block concatenates three taps, and all but the first block of a level also the output of that
 first block (the long skip). Layer names are those of the authors' release, so that its checkpoints
@@ -49,7 +49,9 @@ def scaled(channels: int, width: float) -> int:
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)
 
 
-def conv_bn(inp: int, outp: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn(
+    inp: int, outp: int, kernel: int = 3, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     """Return convolution, batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inp, outp, kernel, stride, kernel // 2, groups=groups, bias=False),

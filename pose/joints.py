@@ -1,4 +1,4 @@
-"""The joint lists: names, parents, mirror pairs and limbs, the only place where an order is written.
+"""The joint lists: names, parents, mirror pairs, limbs; the only place where an order is written.
 
 Two sets are used. The 2D set (K = 20) is what the network's heat-maps find: the 17 COCO key
 points, then neck, head_top and pelvis. The 3D set (J = 21) is that of MuCo-3DHP, MuPoTS-3D and
