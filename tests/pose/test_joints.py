@@ -36,13 +36,3 @@ def test_limbs_join_every_joint_and_mirror_onto_each_other() -> None:
     assert len(reached) == len(joints.JOINTS_2D)
     limbs = set(joints.LIMBS)
     assert {(joints.MIRROR_2D[a], joints.MIRROR_2D[b]) for a, b in limbs} == limbs
-
-
-def test_a_joints_pixels_carry_only_bones_that_meet_there() -> None:
-    for k, j in joints.CARRIED:
-        name = joints.JOINTS_2D[k]
-        bone = {joints.JOINTS[j], joints.JOINTS[joints.PARENT[j]]}
-        if name in joints.INDEX:
-            near = {name, *(joints.JOINTS[c] for c, p in enumerate(joints.PARENT)
-                            if joints.JOINTS[p] == name)}  # fmt: skip
-            assert bone & near or name in ("l_hip", "r_hip")
