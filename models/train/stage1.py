@@ -15,7 +15,7 @@ import torch
 
 from manypose.errors import DeviceError, OutputError, UsageError
 from manypose.models.heads import BACKBONES, STRIDE
-from manypose.models.train import batches, checkpoints, distil, loop, ranks, readers, store
+from manypose.models.train import batches, checkpoints, distil, loop, packs, ranks, readers, store
 from manypose.models.train.figures import figures
 from manypose.models.train.loop import Part, Recipe
 from manypose.models.train.packs import Photo
@@ -186,18 +186,25 @@ def device_named(name: str) -> str:
 
 
 def _few(addresses: list[str], recipe: Recipe) -> list[Photo]:
-    """Return 16 photos whose people are all big and well labelled; without sources drawn ones."""
+    """Return 16 photos whose people are all big and well labelled; without sources drawn ones.
+
+    Photos of which a part is not known come last: what the network answers there is free, and
+    counts as invented people.
+    """
     part = recipe.parts[0]
     if not addresses:
         return figures(_SMOKE_PHOTOS, part.width, part.height)
-    found = []
+    found: list[Photo] = []
+    spare: list[Photo] = []
     for item in chain.from_iterable(readers.open_source(a) for a in addresses):
         labelled = (item.joints_px[:, :17, 2] > 0).sum(1)
         clear = (labelled >= _CLEAR_JOINTS) & (item.box_px[:, 2:].max(1) > _CLEAR_SIDE_PX)
         if 1 <= len(clear) <= _CLEAR_PEOPLE and clear.all() and item.known[:17].all():
-            found.append(replace(item, weight=1.0))
+            whole = item.reach_px[2] >= packs.EVERYWHERE[2]
+            (found if whole else spare).append(replace(item, weight=1.0))
         if len(found) == _SMOKE_PHOTOS:
             break
+    found = (found + spare)[:_SMOKE_PHOTOS]
     if not found:
         raise UsageError("--data has no photo in which every person is big and well labelled")
     return found
