@@ -110,10 +110,25 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
     """Return a picture file as BGR (H, W, 3), upright by its EXIF tag; None if unreadable."""
     try:
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on Windows
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        whole = data.size > 0 and not _torn_png(data)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if whole else None
     except (OSError, cv2.error):
         return None
     return None if image is None else image.astype(np.uint8, copy=False)
+
+
+def _torn_png(data: NDArray[np.uint8]) -> bool:
+    """Return whether a PNG has a chunk longer than the file: OpenCV would make room for it first.
+
+    A length of four damaged bytes is up to 2 GB.
+    """
+    if data[:8].tobytes() != b"\x89PNG\r\n\x1a\n":
+        return False
+    at, end = 8, len(data)
+    while at + 8 <= end:
+        length = int.from_bytes(data[at : at + 4].tobytes(), "big")
+        at += length + 12
+    return at > end
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -32,7 +32,7 @@ from manypose.app.sources import (
     turned,
 )
 from manypose.errors import SourceError
-from manypose.pose.records import Frame
+from manypose.pose.records import Frame, UInt8
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ _STREAM_OPTIONS = {
     "rtsp_transport": "tcp",
     "fflags": "nobuffer",
 }
+_LIMITS = {"max_pixels": str(1 << 27)}  # a damaged header must not ask for gigabytes
 _BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _STEP_S = 1e-4  # least step of time between two frames: a stamp never repeats or runs back
 
@@ -65,6 +66,7 @@ class VideoFile:
         self._started = self._warned = False
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        stream.codec_context.options = _LIMITS
         if config.source.decode_threads:
             stream.codec_context.thread_count = config.source.decode_threads
         rate = stream.average_rate or stream.guessed_rate
@@ -198,7 +200,12 @@ class VideoFile:
                 time_s = max(time_s, last_s + _STEP_S)
                 last_s = time_s
                 turns = self._turns(frame)
-                image = turned(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8), turns)
+                image = _bgr(frame)
+                if image is None:
+                    self._damaged()
+                    self.counts.undecodable += 1
+                    continue
+                image = turned(image, turns)
                 h, w = image.shape[:2]
                 yield Frame(image, time_s, index, self._lens.camera(w, h, turns))
         finally:
@@ -217,6 +224,14 @@ class VideoFile:
             self._container.close()
 
 
+def _bgr(frame: Any) -> UInt8 | None:
+    """Return a decoded picture as BGR, None where damage gave it colours that do not exist."""
+    try:
+        return np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return None
+
+
 def _decodable(container: Any) -> bool:
     return container.streams.video[0].codec_context is not None
 
@@ -232,41 +247,21 @@ def _declared_end(container: Any) -> float | None:
     return None
 
 
-def key_frames(path: Path) -> list[tuple[int, int]]:
-    """Return (index, presentation stamp) of the key frames of a video, without decoding it.
-
-    Empty when the packets do not tell: some without a stamp, two with one stamp, damage.
-
-    Raises:
-        SourceError: the file cannot be read at all.
-    """
-    stamps: list[tuple[int, bool]] = []
-    with _opened(path) as container:
-        try:
-            for packet in container.demux(container.streams.video[0]):
-                if packet.size:  # the last one is empty and only flushes the decoder
-                    if packet.pts is None or packet.is_corrupt or packet.is_discard:
-                        return []
-                    stamps.append((packet.pts, packet.is_keyframe))
-        except (av.error.FFmpegError, OSError):
-            return []
-    stamps.sort()
-    if any(a[0] == b[0] for a, b in itertools.pairwise(stamps)):
-        return []
-    return [(index, stamp) for index, (stamp, key) in enumerate(stamps) if key]
-
-
 def open_video(path: Path, config: Config) -> VideoFile:
     """Return the video in a file.
 
     Raises:
         SourceError: there is no such file, or it is not a video, or no frame can be decoded.
     """
-    return VideoFile(_opened(path), path.stem, str(path), config)
+    return VideoFile(open_container(path), path.stem, str(path), config)
 
 
-def _opened(path: Path) -> Any:
-    """Return the container of a file that has pictures."""
+def open_container(path: Path) -> Any:
+    """Return the container of a file that has pictures which can be decoded.
+
+    Raises:
+        SourceError: there is no such file, or it is not a video.
+    """
     av.logging.set_level(av.logging.PANIC)
     if not path.exists():
         raise SourceError(f"{path}: no such file. Check the name and the folder.")
@@ -350,7 +345,12 @@ def _pictures(container: Any, live: LiveSource) -> Iterator[Any]:
             live.counts.read += 1
             continue
         for picture in decoded:
-            yield np.asarray(picture.to_ndarray(format="bgr24"), np.uint8)
+            image = _bgr(picture)
+            if image is None:
+                live.counts.undecodable += 1
+                live.counts.read += 1
+            else:
+                yield image
 
 
 def _connect(address: str, config: Config) -> Any:

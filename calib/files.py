@@ -184,7 +184,7 @@ def _read_opencv(path: Path) -> dict[str, Camera]:
     try:
         store = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
     except (cv2.error, SystemError) as e:  # SystemError: how its binding reports some of them
-        raise ValueError(str(e).strip()) from e
+        raise ValueError(" ".join(str(e).split())) from e
     try:
         root = store.root()
         nodes = {key.lower(): root.getNode(key) for key in root.keys()}  # noqa: SIM118 (a FileNode)
@@ -202,6 +202,8 @@ def _read_opencv(path: Path) -> dict[str, Camera]:
             raise ValueError("camera_matrix, image_width and image_height are needed")
         d = first("distortion_coefficients", "dist_coeffs", "distcoeffs", "d", "d1")
         R, t = first("r", "rotation"), first("t", "translation")
+    except cv2.error as e:
+        raise ValueError(" ".join(str(e).split())) from e
     finally:
         store.release()
     return {

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read by OpenCV when it is first imported: a damaged header must not ask for gigabytes (default:
+# 2^30 pixels), and what is wrong with a file is said in our words, not in its own as well.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 __version__ = "0.1.0"
 
