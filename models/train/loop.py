@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from manypose.errors import ManyposeError, UsageError
 from manypose.models.heads import Maps, StageOne
-from manypose.models.train import batches, checkpoints, distil, ranks, sheets
+from manypose.models.train import batches, checkpoints, distil, muon, ranks, sheets
 from manypose.models.train.batches import Augmentation, Batch
 from manypose.models.train.losses import losses
 from manypose.models.train.packs import Photo
@@ -54,8 +54,9 @@ class Recipe:
     minutes: float
     backbone: str = "selecsls60"
     width: float = 1.0
-    lr: float = 1.5e-3
-    weight_decay: float = 0.02
+    optimizer: str = "muon"  # or "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.01
     ema: float = 0.999
     clip: float = 5.0
     weight_pafs: float = 1.0
@@ -367,13 +368,12 @@ def _floats(net: nn.Module) -> list[Tensor]:
 
 
 def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return AdamW; normalisation and biases do not decay."""
-    kernels = [p for p in net.parameters() if p.dim() > 1]
-    others = [p for p in net.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": kernels, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    """Return the optimiser of the recipe; normalisation and biases do not decay."""
+    groups = muon.grouped(net, recipe.weight_decay, recipe.lr)
+    if recipe.optimizer == "muon":
+        return muon.Muon(groups, recipe.lr)
+    for group in groups:
+        del group["orthogonal"]
     return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
 
 

@@ -26,16 +26,17 @@ _GRID = 2 * STRIDE  # sides of the input are multiples of this
 
 PRESETS: dict[str, Recipe] = {
     "gpu": Recipe(
-        parts=(Part(0.35, 320, 192, 256), Part(0.65, 512, 320, 128)), minutes=25, lr=2e-3,
+        parts=(Part(0.35, 320, 192, 256), Part(0.65, 512, 320, 128)), minutes=25,
         score_every_s=180, compile=True,
     ),
     "cpu": Recipe(
         parts=(Part(0.6, 256, 160, 16), Part(0.25, 384, 256, 12), Part(0.15, 512, 320, 8)),
-        minutes=480, lr=1.5e-3, score_every_s=1200,
+        minutes=480, score_every_s=1200,
     ),
     "smoke": Recipe(
-        parts=(Part(1.0, 256, 160, 8),), minutes=10, backbone="selecsls42", width=0.5, lr=2e-3,
-        weight_decay=1e-4, ema=0.98, how=batches.PLAIN, score_every_s=90, save_every_s=1e9,
+        parts=(Part(1.0, 256, 160, 8),), minutes=10, backbone="selecsls42", width=0.5,
+        optimizer="adamw", weight_decay=1e-4, ema=0.98, how=batches.PLAIN,
+        score_every_s=90, save_every_s=1e9,
     ),
 }  # fmt: skip
 _PHOTO_SIDE = {"gpu": 512, "cpu": 384, "smoke": 384}
@@ -66,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backbone", choices=BACKBONES, help="default selecsls60")
     parser.add_argument("--width", type=float, help="factor on all channels (0.5: light)")
-    parser.add_argument("--lr", type=float, help="peak of the step size")
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), help="default muon")
+    parser.add_argument("--lr", type=float, help="peak of the step size (default 0.002)")
     parser.add_argument("--weight-3d", type=float, help="of the 3D loss (default 0.3)")
     parser.add_argument("--teacher", type=Path, help="network to learn from (.onnx, .xml)")
     parser.add_argument("--weight-teacher", type=float, help="of its loss (default 0.5)")
@@ -130,7 +132,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     recipe = PRESETS[args.preset]
     given = {
         "minutes": args.minutes, "steps": args.steps, "backbone": args.backbone,
-        "width": args.width, "lr": args.lr, "weight_encodings": args.weight_3d,
+        "width": args.width, "lr": args.lr, "optimizer": args.optimizer,
+        "weight_encodings": args.weight_3d,
         "weight_teacher": args.weight_teacher, "score_every_s": args.score_every,
         "bf16": args.bf16, "compile": args.compile, "seed": args.seed,
     }  # fmt: skip
