@@ -47,8 +47,10 @@ STAGES = (
     "draw",
 )
 # Words that stand in the place of SOURCE and have a benchmark of their own:
-# word -> (module with run(args) -> exit code, one line of help).
-SUBJECTS: dict[str, tuple[str, str]] = {}
+# word -> (module with add_arguments(group) and run(args) -> exit code, one line of help).
+SUBJECTS: dict[str, tuple[str, str]] = {
+    "backbones": ("manypose.models.train.bench_backbones", "SelecSLS against its rivals"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "model.name", "model.backend", "model.device", "model.precision", "model.threads",
         "filter.preset", "camera.fov_deg",
     )  # fmt: skip
+    for word, (module, _) in SUBJECTS.items():
+        importlib.import_module(module).add_arguments(parser.add_argument_group(word))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from manypose.app.main import main
+from manypose.models import onnx_file
+from manypose.models.backends import input_size
+from manypose.models.heads import StageOne
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small Stage I a third of whose channels have died."""
+    torch.manual_seed(0)
+    net = StageOne("selecsls42", 0.25)
+    with torch.no_grad():
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_(0, 0.2)
+                weak = torch.rand(norm.num_features) < 0.33
+                norm.weight[weak] *= 1e-5
+                norm.bias[weak] = -0.1
+    path = tmp_path_factory.mktemp("pruning") / "ema.pt"
+    torch.save({"ema": net.state_dict(), "backbone": "selecsls42", "width": 0.25}, path)
+    return path
+
+
+def _report(capsys, *words):
+    assert main(["prune", *map(str, words), "--json", "--rounds", "1"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_checkpoint_becomes_a_smaller_file_that_answers_the_same(checkpoint, tmp_path, capsys):
+    out = tmp_path / "small.onnx"
+    report = _report(capsys, checkpoint, "-o", out, "--size", "96x64")
+    assert input_size(out) == (96, 64)
+    assert onnx_file.describe(out).metadata["manypose.name"] == "small"
+    assert [p.name for p in tmp_path.iterdir()] == ["small.onnx"]
+    c = report["channels"]
+    # The one sum of Stage I ties channels of which some are dead on one side only.
+    assert 0.2 * c["all"] < 0.95 * c["dead"] < c["cut"] <= c["dead"] < 0.5 * c["all"]
+    for key in ("parameters", "macs"):
+        assert report["after"][key] < 0.7 * report["before"][key]
+    assert report["difference_to_unpruned"] < 1e-3
+    assert report["parity_to_silenced"] < 1e-5
+    assert report["parity_to_onnx"] < 2e-4
+
+
+def test_simulating_writes_nothing(checkpoint, capsys):
+    report = _report(capsys, checkpoint, "--simulate", "--size", "64x64", "--threshold", "0.6")
+    assert report["written"] is None
+    assert report["difference_to_unpruned"] > 1e-3
+    assert [p.name for p in checkpoint.parent.iterdir()] == ["ema.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "-o"),
+        (["-o", "x.pt"], 2, ".onnx"),
+        (["--simulate", "--beta", "ignore"], 2, "fold"),
+        (["--simulate", "--threshold", "-1"], 2, "0.001"),
+        (["--simulate", "--size", "100x64"], 2, "512x320"),
+    ],
+)
+def test_wrong_use_is_told_in_a_line(checkpoint, capsys, words, code, said):
+    assert main(["prune", str(checkpoint), *words]) == code
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_other_files_are_refused(tmp_path, capsys):
+    path = tmp_path / "other.pt"
+    torch.save({"weights": 1}, path)
+    assert main(["prune", str(path), "--simulate"]) == 5
+    assert "ema.pt" in capsys.readouterr().err
