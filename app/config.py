@@ -45,7 +45,7 @@ class CameraConfig:
 class ModelConfig:
     """Which network runs where."""
 
-    name: str = "full"
+    name: str = "light"
     backend: str = "auto"
     device: str = "auto"
     precision: str = "auto"

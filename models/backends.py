@@ -114,7 +114,7 @@ class StageOneFrontEnd:
 
 
 def load_network(
-    model: str = "full",
+    model: str = "light",
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = 0,
@@ -158,7 +158,7 @@ def load_network(
 
 
 def load_front_end(
-    model: str = "full",
+    model: str = "light",
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = 0,
@@ -254,7 +254,7 @@ def _choose(
     if len(options) == 1:
         return *options[0], start(0), "nothing else to choose from"
     key = "|".join([
-        _cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
+        cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
         *(f"{name} {_version(name)} {digest[row.path][:16]}" for row, name in options),
     ])  # fmt: skip
     store = cache_folder() / "choice.json"
@@ -339,7 +339,8 @@ def _remembered(store: Path) -> dict[str, Any]:
     return memory if isinstance(memory, dict) else {}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the name that the CPU gives itself, or the system's where it gives none."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
