@@ -157,7 +157,9 @@ def _serve(args: argparse.Namespace, config: Config, addresses: list[str]) -> in
     from manypose.app.lanes import Lanes, Playback
     from manypose.app.pipeline import load_engine
 
-    lanes = Lanes(addresses, config, load_engine, playback=Playback(loop=args.loop))
+    playback = Playback(loop=args.loop)
+    playback.paused.set()  # a recorded source waits for the network; a camera does not
+    lanes = Lanes(addresses, config, load_engine, playback=playback)
     service = Service(
         lanes,
         {"settings": config.as_dict()},
@@ -200,6 +202,8 @@ class Service:
         began = health = time.monotonic()
         while True:
             now = time.monotonic()
+            if self._lanes.engine is not None:
+                self._lanes.playback.paused.clear()
             if self._duration_s is not None and now - began >= self._duration_s:
                 return 0
             if now - health >= _HEALTH_S:
