@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,11 @@ def count(net: nn.Module, x: Tensor) -> Costs:
     return Costs(sum(p.numel() for p in net.parameters()), macs, activations, traffic)
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of all tensors that are alive, and keeps the most there ever were."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._seen: set[int] = set()
         for t in known:
@@ -110,12 +110,12 @@ def _pass(net: nn.Module, x: Tensor, training: bool) -> None:
     with torch.set_grad_enabled(training):
         out = net(x)
         if training:
-            total: Tensor = sum(t.mean() for t in tree_leaves(out))  # type: ignore[assignment]
+            total: Tensor = sum(t.mean() for t in tree_leaves(out))
             total.backward()  # type: ignore[no-untyped-call]
 
 
 def interleaved(
-    calls: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
+    calls: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Return the seconds of each call in each round, by a clock; one round warms up, uncounted.
 

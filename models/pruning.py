@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -219,10 +220,12 @@ def _sliced(
             bias = nn.Parameter(folded if bias is None else bias + folded)
     new: nn.Conv2d | nn.Linear
     if isinstance(layer, nn.Conv2d):
+        shape: dict[str, Any] = {
+            k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "dilation")
+        }
         new = nn.Conv2d(
-            weight.shape[1] * groups, len(weight), layer.kernel_size, layer.stride, layer.padding,
-            layer.dilation, groups, bias is not None,
-        )  # fmt: skip
+            weight.shape[1] * groups, len(weight), groups=groups, bias=bias is not None, **shape
+        )
     else:
         new = nn.Linear(weight.shape[1], len(weight), bias is not None)
     new.weight.copy_(weight)
@@ -234,11 +237,10 @@ def _sliced(
 
 def _slice_each(module: nn.Module, kept: Tensor) -> None:
     """Slice every per-channel tensor of a layer."""
-    for store in (module._parameters, module._buffers):
-        for key, value in store.items():
-            if value is not None and value.dim() == 1:
-                part = value.detach()[kept].clone()
-                store[key] = nn.Parameter(part) if store is module._parameters else part
+    for key, value in (*module.named_parameters(), *module.named_buffers()):
+        if value.dim() == 1:
+            part = value.detach()[kept].clone()
+            setattr(module, key, nn.Parameter(part) if isinstance(value, nn.Parameter) else part)
     if isinstance(module, nn.BatchNorm2d):
         module.num_features = int(kept.sum())
     elif isinstance(module, nn.PReLU):

@@ -149,7 +149,8 @@ class SelecSLS(nn.Module):
         x = self.forward_taps(x)[-1]
         if self.head is None or self.classifier is None:
             return x
-        return self.classifier(self.head(x).mean(3).mean(2))
+        logits: Tensor = self.classifier(self.head(x).mean(3).mean(2))
+        return logits
 
 
 def build(name: str, classes: int = 1000, width: float = 1.0, grouped: bool = False) -> SelecSLS:

@@ -161,7 +161,7 @@ def measure(
     """Return one row per engine and network at this size and batch."""
     import torch
 
-    from manypose.app.bench import machine
+    from manypose.models.backends import cpu_name
     from manypose.models.costs import count, interleaved, peak_bytes
 
     torch.manual_seed(0)
@@ -191,7 +191,7 @@ def measure(
             }
             c, order = costs[n], sorted(seconds)
             rows.append(Row(
-                time.strftime("%Y-%m-%d"), machine()["cpu"], _title(device), torch.__version__,
+                time.strftime("%Y-%m-%d"), cpu_name(), _title(device), torch.__version__,
                 threads, clock, size, batch, engine, n, round(ms[n], 3),
                 round(1e3 * order[len(order) // 10], 3),
                 round(1e3 * order[(9 * len(order) - 1) // 10], 3), rounds,
@@ -225,8 +225,9 @@ def _channels_last(net: nn.Module, x: Tensor, threads: int, path: Path) -> Calla
 
     from manypose.models import pruning
 
-    last: Any = torch.channels_last
-    return _eager(pruning.fuse(net).to(memory_format=last), x.to(memory_format=last), threads, path)
+    fused: Any = pruning.fuse(net)
+    last = torch.channels_last
+    return _eager(fused.to(memory_format=last), x.to(memory_format=last), threads, path)
 
 
 def _compiled(net: nn.Module, x: Tensor, threads: int, path: Path) -> Callable[[], Any]:
@@ -234,10 +235,10 @@ def _compiled(net: nn.Module, x: Tensor, threads: int, path: Path) -> Callable[[
 
     from manypose.models import pruning
 
-    last: Any = torch.channels_last
-    fused = pruning.fuse(net).to(memory_format=last)
+    last = torch.channels_last
+    fused: Any = pruning.fuse(net)
     mode = "reduce-overhead" if x.is_cuda else "default"
-    compiled: Any = torch.compile(fused, mode=mode)
+    compiled: Any = torch.compile(fused.to(memory_format=last), mode=mode)
     return _eager(compiled, x.to(memory_format=last), threads, path)
 
 

@@ -59,7 +59,8 @@ class GatedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated, normalised features."""
-        return self.norm(x) * (self.phi * self.alive)[:, None, None]
+        gated: Tensor = self.norm(x) * (self.phi * self.alive)[:, None, None]
+        return gated
 
     def plain(self) -> nn.BatchNorm2d:
         """Return a normalisation that does the same; closed channels have scale and bias 0."""

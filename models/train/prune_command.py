@@ -7,6 +7,7 @@ answer as the silenced one does, or nothing is written.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -175,7 +176,7 @@ def _speed(files: dict[str, Path], width: int, height: int, rounds: int) -> dict
     calls = {}
     for key, path in files.items():
         session = open_session(path, "onnx", Wish(threads=1))
-        calls[key] = lambda run=session.run: run(picture)
+        calls[key] = functools.partial(session.run, picture)
     spent = interleaved(calls, rounds, time.process_time)
     return {k: round(1e3 * statistics.median(v), 3) for k, v in spent.items()}
 

@@ -58,8 +58,13 @@ def _size(net):
     return sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["selecsls42", "resnet50", "ese_vovnet39", "res2net50", "espnet"])
-@pytest.mark.parametrize("beta", [-0.2, None])
+@pytest.mark.parametrize(
+    ("name", "beta"),
+    [
+        ("selecsls42", None), ("selecsls42", -0.2), ("resnet50", None), ("ese_vovnet39", -0.2),
+        ("res2net50", -0.2), ("espnet", None),
+    ],
+)  # fmt: skip
 def test_a_pruned_stage_one_answers_the_same(name, beta):
     torch.manual_seed(0)
     net = _settled(StageOne(name, 0.25), share=0.3, beta=beta)
@@ -67,7 +72,7 @@ def test_a_pruned_stage_one_answers_the_same(name, beta):
     small = pruning.prune(net, 0)
     _close(_answer(net, x), _answer(small, x))
     assert _size(small) < (0.9 if beta else 1.0) * _size(net)
-    y = torch.rand(2, 3, 32, 64)  # the size stays free
+    y = torch.rand(1, 3, 32, 64)  # the size stays free
     _close(_answer(net, y), _answer(small, y))
 
 
