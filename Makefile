@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 PRESET ?= smoke
 
-.PHONY: setup demo test check train bench wheel clean
+.PHONY: setup demo test check train bench docs wheel clean
 
 setup: $(VENV)/.run
 
@@ -36,8 +36,13 @@ train: $(VENV)/.dev
 bench: $(VENV)/.run
 	$(BIN)/manypose bench --people 1 5 10
 
+docs: $(VENV)/.dev
+	$(BIN)/pip install -q -e ".[docs]"
+	$(BIN)/python -m tests.test_docs
+	$(BIN)/mkdocs build -q --strict
+
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -160,12 +160,12 @@ def test_scientist_runs_a_folder_with_one_bad_clip(desk: Path) -> None:
 
 
 def test_researcher_benches_and_scores(desk: Path) -> None:
-    if REAL:
-        report = json.loads(typed(desk, "bench", "--json", "--frames", "100").stdout)
-        (row,) = report["runs"]
-        assert report["fps"] == row["fps"] > 0
-        assert {"decode", "network", "group", "lift", "track", "fit"} <= set(row["stages_ms"])
-        assert all({"p50", "p95", "p99"} <= set(v) for v in row["stages_ms"].values())
+    report = json.loads(typed(desk, "bench", ROOT / "app" / "sample.mp4", "--json").stdout)
+    (row,) = report["runs"]
+    assert report["fps"] == row["fps"] > 0
+    assert row["frames"] >= 100
+    assert {"decode", "network", "group", "track"} <= set(row["stages_ms"])
+    assert all({"p50", "p95", "p99"} <= set(v) for v in row["stages_ms"].values())
     from_pictures = desk / "pictures"
     from_pictures.mkdir()
     with av.open(str(desk / "dance.mp4")) as clip:
