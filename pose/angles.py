@@ -169,7 +169,8 @@ def _cardan_xzy(m: Float) -> tuple[Float, Float, Float]:
 def _shoulder(m: Float, s: float) -> dict[str, Float]:
     arm = m[..., :, 0] * s  # direction of the upper arm in the chest
     side, up, front = s * arm[..., 0], arm[..., 1], arm[..., 2]
-    elevation = np.arccos(np.clip(-up, -1, 1))
+    down = 0.0 - up  # not -up: at exactly sideways that is -0.0, and the angle half a turn
+    elevation = np.arccos(np.clip(down, -1, 1))
     plane = np.where(np.hypot(side, front) > 1e-6, np.arctan2(front, side), 0.0)
     # own axis: how far the elbow's hinge is turned from where raising alone in this plane leaves it
     spin = np.stack([-np.sin(plane), np.zeros_like(plane), s * np.cos(plane)], -1)
@@ -180,6 +181,6 @@ def _shoulder(m: Float, s: float) -> dict[str, Float]:
         "shoulder_elevation": elevation,
         "shoulder_plane": plane,
         "shoulder_rotation": np.asarray(turn),
-        "shoulder_flexion": np.asarray(np.arctan2(front, -up)),
-        "shoulder_abduction": np.asarray(np.arctan2(side, -up)),
+        "shoulder_flexion": np.asarray(np.arctan2(front, down)),
+        "shoulder_abduction": np.asarray(np.arctan2(side, down)),
     }
