@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ class Stream:
         self.name = name
         self.sent = 0
         self._send, self._end = send, end
+        self._start_s: float | None = None
         self._slot: Latest[FrameResult] = Latest()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -81,9 +82,13 @@ class Stream:
         return self._slot.dropped["stale"]
 
     def put(self, result: FrameResult) -> None:
-        """Hand a result over; never waits."""
+        """Hand a result over, its time counted from the first one; never waits."""
+        frame = result.frame
+        if self._start_s is None:
+            self._start_s = frame.time_s
         if not self._slot.closed:
-            self._slot.put(result)
+            told = replace(frame, time_s=frame.time_s - self._start_s)
+            self._slot.put(replace(result, frame=told))
 
     def _work(self) -> None:
         failed = False

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -202,6 +203,29 @@ def test_integrator_reads_lines(desk: Path) -> None:
     assert "No camera" in typed(desk, "live", "--no-gui", code=4).stderr or _camera_here()
 
 
+def test_streams_reach_their_receivers(desk: Path) -> None:
+    pytest.importorskip("pythonosc")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as avatar:
+        avatar.bind(("127.0.0.1", 0))
+        avatar.settimeout(1)
+        port = _free_port()
+        receiver = subprocess.Popen(
+            [sys.executable, str(ROOT / "docs" / "examples" / "receive_udp.py"), str(port), "1"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            done = typed(
+                desk, "live", "dance.mp4", "--no-gui", "--format", "none", "--person", "nearest",
+                "--udp", f"127.0.0.1:{port}", "--vmc", f"127.0.0.1:{avatar.getsockname()[1]}",
+            )  # fmt: skip
+            said, _ = receiver.communicate(timeout=20)
+        finally:
+            receiver.kill()
+        assert done.stdout == ""
+        assert re.match(r" +\d+\.\d{3} s  (nobody|\d+ at)", said)
+        assert b"/VMC/Ext/" in avatar.recv(2000)
+
+
 def test_integrator_gets_one_line_for_each_mistake(desk: Path) -> None:
     for words, code in (
         (("run", "missing.mp4", "-o", "x"), 4),
@@ -224,6 +248,12 @@ def test_developer_asks_the_doctor(desk: Path) -> None:
     report = json.loads(done.stdout)
     assert done.returncode == report["exit_code"] in (0, 3, 5)
     assert all(c["remedy"] for c in report["checks"] if c["status"] in ("warning", "missing"))
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _found(pattern: str, text: str) -> str:
