@@ -8,6 +8,8 @@ from manypose.app.main import main
 from manypose.models import onnx_file
 from manypose.models.backends import input_size
 from manypose.models.heads import StageOne
+from manypose.models.train import packs
+from manypose.models.train.figures import figures
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,15 @@ def test_a_checkpoint_becomes_a_smaller_file_that_answers_the_same(checkpoint, t
     assert report["parity_to_onnx"] < 2e-4
 
 
-def test_simulating_writes_nothing(checkpoint, capsys):
-    report = _report(capsys, checkpoint, "--simulate", "--size", "64x64", "--threshold", "0.6")
+def test_simulating_scores_and_writes_nothing(checkpoint, tmp_path, capsys):
+    packs.write_pack(figures(2, 64, 64), tmp_path / "photos")
+    report = _report(
+        capsys, checkpoint, "--simulate", "--size", "64x64", "--threshold", "0.6",
+        "--val", f"pack:{tmp_path / 'photos'}",
+    )  # fmt: skip
+    assert set(report["scores"]) == {"before", "silenced", "after"}
+    assert all(0 <= s["AP"] <= 1 for s in report["scores"].values())
+    assert report["scores"]["silenced"] == pytest.approx(report["scores"]["after"], nan_ok=True)
     assert report["written"] is None
     assert report["difference_to_unpruned"] > 1e-3
     assert [p.name for p in checkpoint.parent.iterdir()] == ["ema.pt"]
