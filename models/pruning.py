@@ -69,7 +69,7 @@ def plan(
     """
     if beta not in BETA:
         raise ValueError(f"beta {beta!r}; there are {', '.join(BETA)}")
-    graph = trace(net)
+    graph = trace(net).cpu()
     norms = {n: m for n, m in graph.named_modules() if isinstance(m, nn.BatchNorm2d)}
     gammas = {n: m.weight.detach().abs().numpy() for n, m in norms.items()}
     first = {n: g <= threshold if dead is None else dead[n] for n, g in gammas.items()}

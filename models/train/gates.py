@@ -85,9 +85,10 @@ class Gated:
         self.config = config or GateConfig()
         self.net: fx.GraphModule = trace(net)
         self.history: list[float] = []
-        found = ChannelGraph(self.net, {}, channels=channels)
+        whole = trace(net).cpu()
+        found = ChannelGraph(whole, {}, channels=channels)
         self._groups = {n: found.tied[layer.writes] for n, layer in found.layers.items()}
-        fixed = _kept_whole(self.net, found)
+        fixed = _kept_whole(whole, found)
         self._gates: dict[str, GatedNorm] = {}
         for name, module in list(self.net.named_modules()):
             if isinstance(module, nn.BatchNorm2d) and name in self._groups:
