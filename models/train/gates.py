@@ -164,15 +164,10 @@ class Gated:
             if count == 0:
                 break
             members = [n for n, g in self._groups.items() if n in self._left and (g == group).any()]
-            least = self.config.layer_min
-            if any(
-                (self._left[n] & (self._groups[n] != group)).sum() < max(1, least * len(left))
-                for n in members
-                for left in (self._left[n],)
-            ):
+            after = {n: self._left[n] & (self._groups[n] != group) for n in members}
+            if any(m.sum() < max(1, self.config.layer_min * len(m)) for m in after.values()):
                 continue
-            for n in members:
-                self._left[n] &= self._groups[n] != group
+            self._left.update(after)
             self._open[group] = False
             count -= 1
         for name, gate in self._gates.items():
