@@ -22,7 +22,7 @@ from manypose.app.formats.reading import Run
 from manypose.app.truth import TruthFrame, TruthSequence
 from manypose.errors import SourceError
 from manypose.pose import metrics
-from manypose.pose.joints import INDEX, JOINTS, ROOT, SHOWN_BY
+from manypose.pose.joints import INDEX, JOINTS, JOINTS_2D, ROOT, SHOWN_BY
 
 Float = NDArray[np.floating[Any]]
 
@@ -79,6 +79,7 @@ def pair_up(run: Run, truth: TruthSequence) -> Pairs:
         pixels = np.where(run.kp2d[rows, :, 2:] > 0, run.kp2d[rows, :, :2], np.nan)
         pixels = pixels * (truth.width_px / run_width)
         found_px = np.where((shown >= 0)[:, None], pixels[:, shown], np.nan)
+        found_px[:, INDEX["neck"]] = _neck_px(run, rows, truth.width_px / run_width)
         match = metrics.match_boxes(frame.points_px, found_px, truth.width_px)
         people = len(match)
         found = np.full((people, len(JOINTS), 3), np.nan)
@@ -97,6 +98,21 @@ def pair_up(run: Run, truth: TruthSequence) -> Pairs:
             " pictures that the truth belongs to."
         )
     return _pairs(parts, surplus, (right, pairs), (scored, len(truth.frames)))
+
+
+def _neck_px(run: Run, rows: NDArray[np.intp], scale: float) -> Float:
+    """Return where the 3D necks (N, 2) lie in the picture, NaN where they or the lens are unknown.
+
+    The truth's points are its 3D joints; the 2D neck is another point, 5 to 9 cm lower.
+    """
+    K = run.meta.get("camera", {}).get("K")
+    neck = run.kp3d[rows, INDEX["neck"]].astype(float)
+    seen = run.kp2d[rows, JOINTS_2D.index("neck"), 2] > 0
+    if K is None:
+        return np.full((len(rows), 2), np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        px = (neck @ np.array(K, float).T)[:, :2] / neck[:, 2:]
+    return np.where((seen & (neck[:, 2] > 0))[:, None], px * scale, np.nan)
 
 
 def _pairs(

@@ -113,7 +113,7 @@ def perfect_maps(people: Walkers, width: int, height: int) -> list[NetworkOutput
             bones[:, :, j] = people.points_m[:, :, j] - people.points_m[:, :, parent]
     outputs = []
     for points, bone in zip(people.points_m, bones):
-        image_px = camera.camera_to_image(points[:, skeleton.POINT_OF_2D])
+        image_px = camera.camera_to_image(skeleton.marks(points))
         cells = (image_px - affine[:, 2]) / affine[[0, 1], [0, 1]]
         labelled = np.concatenate([8 * cells + 3.5, np.ones((*cells.shape[:2], 1))], -1)
         heatmaps, pafs, encodings = draw(labelled, height, width, bone)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manypose.app import accuracy, motion, truth
+from manypose.app import accuracy, motion, stages, truth
 from manypose.app.formats.reading import Run, load_run
 from manypose.errors import DeviceError, SourceError, UsageError
 from manypose.pose.scores_2d import coco_ap
@@ -62,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = kind("sequence", "a video with truth in every frame: accuracy, identity, motion")
     one.add_argument("truth", metavar="TRUTH", help=".npz with joints_m, joints_px, seen, K, fps")
     one.add_argument("run", metavar="RUN", help="result folder of manypose run VIDEO")
+    one = kind("stages", "what each stage is worth, on people whose every joint is known")
+    stages.add_arguments(one)
     for name, text in (("mupots", "MuPoTS-3D"), ("mpi3dhp", "the MPI-INF-3DHP test set")):
         one = kind(name, f"{text} in its published folders, a result folder for each sequence")
         one.add_argument("truth", metavar="FOLDER", help="folder that holds TS1, TS2, ...")
@@ -81,18 +83,22 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate_truth3d(Path(args.truth), Path(args.run))
     elif args.kind == "sequence":
         report = evaluate_sequence(Path(args.truth), Path(args.run))
+    elif args.kind == "stages":
+        report = stages.run_stages(args)
     elif args.kind in ("mupots", "mpi3dhp"):
         report = evaluate_sequences(
             args.kind, Path(args.truth), Path(args.run), universal=not args.metric
         )
     else:
         raise UsageError(
-            "eval needs to know what to score: coco, truth3d, sequence, mupots, mpi3dhp"
+            "eval needs to know what to score: coco, truth3d, sequence, stages, mupots, mpi3dhp"
         )
     if args.json:
         sys.stdout.write(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
     elif args.kind == "coco":
         _coco_table(report)
+    elif args.kind == "stages":
+        stages.tell(report, _console())
     else:
         _table(report)
     return 3 if report.get("missing") else 0

@@ -26,6 +26,7 @@ from manypose.pose.tracking_scores import Sightings, tracking_scores
 Float = NDArray[np.floating[Any]]
 
 _FEET = [INDEX[n] for n in ("l_ankle", "r_ankle", "l_foot", "r_foot")]
+_SHOULDERS = [INDEX["l_shoulder"], INDEX["r_shoulder"]]
 _AT_REST_M_S = 0.05
 _STANDING_M_S = 0.1
 _OKS_MIN = 0.5
@@ -50,6 +51,8 @@ class Motion:
         for n in range(len(self.joints_m)):
             there = self.seen[n].any(1)
             px = np.where((shown >= 0)[:, None], self.joints_px[n][there][:, shown], np.nan)
+            neck = self.joints_m[n, there, INDEX["neck"]] @ self.K.T  # not where 2D puts it
+            px[:, INDEX["neck"]] = neck[:, :2] / neck[:, 2:]
             hidden = (shown >= 0) & ~self.seen[n][there][:, shown]
             nowhere = np.zeros((0, 4))
             frames[n] = TruthFrame(self.joints_m[n, there], px, hidden, nowhere, self.K)
@@ -127,7 +130,7 @@ def _follow(run: Run, truth: Motion) -> tuple[list[Sightings], Float]:
         labelled = np.isfinite(truth.joints_px[n, there]).all(-1) & truth.seen[n, there]
         people = np.concatenate([truth.joints_px[n, there], labelled[..., None]], -1)
         found = np.where(run.kp2d[rows, :, 2:] > 0, run.kp2d[rows, :, :2], np.nan)
-        alike = np.nan_to_num(oks(found, people, _areas(people)).T)
+        alike = np.nan_to_num(oks(found, people, areas(people)).T)
         sightings.append(Sightings(there, run.id[rows], alike))
         for p, q in zip(*linear_sum_assignment(-alike)):
             if alike[p, q] >= _OKS_MIN:
@@ -135,7 +138,7 @@ def _follow(run: Run, truth: Motion) -> tuple[list[Sightings], Float]:
     return sightings, found_m
 
 
-def _areas(people: Float) -> Float:
+def areas(people: Float) -> Float:
     """Return the area (M,) px^2 that people (M, K, 3) are thought to cover."""
     seen = people[..., 2:] > 0
     low = np.where(seen, people[..., :2], np.inf).min(1, initial=np.inf)
@@ -151,7 +154,9 @@ def _reprojection(run: Run) -> float:
     if K is None:
         return float("nan")
     shown = np.array(SHOWN_BY)
-    points = run.kp3d[:, shown >= 0] @ np.array(K, np.float64).T
+    joints = run.kp3d.astype(float)
+    joints[:, INDEX["neck"]] = joints[:, _SHOULDERS].mean(1)  # what the 2D neck shows
+    points = joints[:, shown >= 0] @ np.array(K, np.float64).T
     with np.errstate(divide="ignore", invalid="ignore"):
         px = points[..., :2] / np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
     kp2d = run.kp2d[:, shown[shown >= 0]]

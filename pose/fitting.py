@@ -246,7 +246,7 @@ def _iterate(
     j3 = J[:, :_J] * m.weight3[..., None, None]
     j3[..., :3] = 0  # relative to the pelvis, whose own row has no rotations
 
-    shown, js = points[:, sk.POINT_OF_2D], J[:, sk.POINT_OF_2D]
+    shown, js = sk.marks(points), sk.marks(J)
     z = np.maximum(shown[..., 2], 0.1)
     ahead = shown[..., 2] > 0.1
     q = shown[..., :2] / z[..., None]

@@ -76,9 +76,12 @@ AVERAGE_LENGTHS_M = np.linalg.norm(REST_M - REST_M[_PARENT], axis=-1)
 BONE_DIRECTIONS = (REST_M - REST_M[_PARENT]) / np.maximum(AVERAGE_LENGTHS_M, 1e-9)[:, None]
 _FACE_OFFSETS = np.array([_FACE_M[name] for name in _FACE])
 
-# Points of the body: the 21 joints, then the five of the face. 2D joint k shows POINT_OF_2D[k].
+# Points of the body: the 21 joints, then the five of the face. 2D joint k shows POINT_OF_2D[k], but
+# for the neck: in 2D the middle of the shoulders, 5 to 9 cm below the 3D neck (see `marks`).
 POINT_NAMES: tuple[str, ...] = (*JOINTS, *_FACE)
 POINT_OF_2D = np.array([POINT_NAMES.index(name) for name in JOINTS_2D])
+_NECK_2D = JOINTS_2D.index("neck")
+_SHOULDERS = [INDEX["l_shoulder"], INDEX["r_shoulder"]]
 _KP = np.array([p if p >= 0 else ROOT for p in KINEMATIC_PARENT])
 # Joint in whose frame each point is at rest.
 _CARRIER = np.concatenate([_KP, np.full(len(_FACE), INDEX["neck"])])
@@ -278,6 +281,17 @@ def forward(root_m: Float, rotations: Float, offsets: Float) -> tuple[Float, Flo
     neck = INDEX["neck"]
     points[:, _J:] = points[:, None, neck] + offsets[:, _J:] @ frames[:, neck].swapaxes(-1, -2)
     return points, frames
+
+
+def marks(points: Float) -> Float:
+    """Return what the 2D joints show (N, 20, ...) of points (N, 26, ...), or of their derivatives.
+
+    The 2D neck is the middle of the shoulders, not the 3D neck.
+    """
+    out: Float = points[:, POINT_OF_2D]
+    left, right = (points[:, j] for j in _SHOULDERS)
+    out[:, _NECK_2D] = 0.5 * (left + right)
+    return out
 
 
 def jacobian(points: Float, frames: Float) -> Float:

@@ -28,13 +28,21 @@ def project(points_m: np.ndarray) -> np.ndarray:
     return px[..., :2] / px[..., 2:]
 
 
+def marked(people_m: np.ndarray) -> np.ndarray:
+    """Bodies (..., 21, 3) with the neck where 2D joints have it: between the shoulders."""
+    out = people_m.copy()
+    shoulders = people_m[..., [INDEX["l_shoulder"], INDEX["r_shoulder"]], :]
+    out[..., INDEX["neck"], :] = shoulders.mean(-2)
+    return out
+
+
 def write_run(
     folder: Path, frames: list[list[np.ndarray]], files: list[str] | None, scale: float = 1
 ) -> None:
     """A run of these people (21, 3) m; the 2D joints are their projection."""
     rows = [p for f in frames for p in f]
     kp2d = np.zeros((len(rows), len(JOINTS_2D), 3), np.float32)
-    for n, person in enumerate(rows):
+    for n, person in enumerate(map(marked, rows)):
         for joint, place in enumerate(SHOWN_BY):
             if place >= 0 and np.isfinite(person[joint]).all():
                 kp2d[n, place] = (*project(person[joint]) * scale, 1)
@@ -234,7 +242,7 @@ def write_motion(file: Path, people: np.ndarray, fps: float = 30) -> None:
     px, seen = np.full((*shape, 2), np.nan), np.zeros(shape, np.uint8)
     for joint, place in enumerate(SHOWN_BY):
         if place >= 0:
-            px[:, :, place], seen[:, :, place] = project(people[:, :, joint]), 1
+            px[:, :, place], seen[:, :, place] = project(marked(people)[:, :, joint]), 1
     K_file = K.copy()
     K_file[0, 2] = (WIDTH - 1) / 2
     np.savez(file, joints_m=people, joints_px=px, seen=seen, K=K_file, fps=np.array(fps))

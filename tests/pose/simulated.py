@@ -184,7 +184,7 @@ def people3d(points, cam, rng, noise=EXACT, hidden=None, dt=1 / 30):
             x = points[f, p]
             if not np.isfinite(x).all():
                 continue
-            px = cam.camera_to_image(x[sk.POINT_OF_2D])
+            px = cam.camera_to_image(sk.marks(x[None])[0])
             inside = (px >= 0).all(-1) & (px[:, 0] < cam.width) & (px[:, 1] < cam.height)
             seen = inside & np.isfinite(px).all(-1)
             if hidden is not None:

@@ -53,7 +53,7 @@ def perfect_network(points, cam):
         for frame in frames:
             x = points[frame.index]
             x = x[np.isfinite(x).all((1, 2))]
-            px = cam.camera_to_image(x[:, sk.POINT_OF_2D])
+            px = cam.camera_to_image(sk.marks(x))
             parent = [p if p >= 0 else j for j, p in enumerate(PARENT)]
             bones = x[:, :21] - x[:, parent]
             maps = targets.draw(

@@ -15,7 +15,7 @@ def evidence(points, cam, rng=None, sigma=0.02, hidden=()):
     joints = points[:, :21] - points[:, 14:15]
     if rng is not None:
         joints = joints + rng.normal(0, sigma, joints.shape)
-    px = cam.camera_to_image(points[:, sk.POINT_OF_2D])
+    px = cam.camera_to_image(sk.marks(points))
     rays = cam.image_to_rays(px)[..., :2]
     rays[:, list(hidden)] = np.nan
     n = len(points)

@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+
+from manypose.app import made_people, stage_figures, stages
+from manypose.app.main import main
+from manypose.pose import skeleton as sk
+from manypose.pose.joints import INDEX, PARENT
+
+
+def test_walkers_stand_on_feet_that_do_not_slip_and_keep_their_bones():
+    m = made_people.walkers(2, 6.0)
+    assert m.joints_m.shape == (180, 2, 21, 3)
+    assert stages.stature_m(m) == pytest.approx(made_people.STATURE_M, abs=1e-6)
+    up = [p if p >= 0 else j for j, p in enumerate(PARENT)]
+    bones = np.linalg.norm(m.joints_m - m.joints_m[:, :, up], axis=-1)
+    assert np.ptp(bones, axis=0).max() < 1e-9
+    perfect = stage_figures.figures(stage_figures.Found(m.joints_m), m)
+    assert perfect["mpjpe_mm"] == perfect["root_mm"] == perfect["lag_ms"] == 0
+    assert perfect["foot_slide_mm_s"] < 60
+    assert np.abs(m.joints_m).max() < 12
+
+
+def test_the_2d_neck_is_the_middle_of_the_shoulders():
+    points = np.random.default_rng(0).normal(size=(2, 26, 3))
+    shown = sk.marks(points)
+    neck = shown[:, sk.JOINTS_2D.index("neck")]
+    middle = (points[:, INDEX["l_shoulder"]] + points[:, INDEX["r_shoulder"]]) / 2
+    np.testing.assert_allclose(neck, middle)
+
+
+def test_a_late_result_shows_its_lag():
+    m = made_people.walkers(1, 8.0)
+    late = np.concatenate([m.joints_m[:1], m.joints_m[:-1]])
+    got = stage_figures.figures(stage_figures.Found(late), m)
+    assert got["lag_ms"] == pytest.approx(1000 / 30, rel=0.15)
+
+
+@pytest.mark.slow
+def test_the_command_prints_every_stage(capsys):
+    assert main(["eval", "stages", "--people", "1", "--seconds", "0.7", "--warm-up", "0.3",
+                 "--json"]) == 0  # fmt: skip
+    report = json.loads(capsys.readouterr().out)
+    rows = report["known"]["camera and height"]
+    assert list(rows)[:3] == ["read-out", "+ II", "+ III"]
+    assert rows["read-out"]["mpjpe_mm"] < 1
+    assert rows["+ III"]["mpjpe_mm"] < 60
+    assert rows["+ III"]["idf1"] == 1
+
+
+def test_options_that_make_no_sense_are_told(capsys):
+    assert main(["eval", "stages", "--people", "0"]) != 0
+    assert "--people 0" in capsys.readouterr().err
+    assert main(["eval", "stages", "--mocap", "x.npz"]) != 0
