@@ -75,6 +75,7 @@ class FilterConfig:
     """How motion is smoothed."""
 
     preset: str = "normal"
+    smooth: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ _ONE_OF: dict[str, tuple[str, ...]] = {
     "model.backend": ("auto", "onnx", "openvino", "torch"),
     "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
     "filter.preset": ("steady", "normal", "fast", "off"),
+    "filter.smooth": ("none", "butterworth", "kalman"),
 }
 _RANGE: dict[str, tuple[float, float]] = {
     "source.fps": (0, 1000),

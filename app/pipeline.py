@@ -36,9 +36,12 @@ class Engine:
 
 
 def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:
-    """Return the settings of the Follower; still: every picture on its own."""
+    """Return the settings of the Follower; still: every picture on its own.
+
+    Where the results are smoothed afterwards the live filter would only add its delay.
+    """
     return FollowerConfig(
-        filter=config.filter.preset,
+        filter=config.filter.preset if config.filter.smooth == "none" else "off",
         height_m=config.fit.height_m or None,
         lock_bones_after=config.fit.lock_bones_after,
         max_gap_s=config.people.max_gap_s,

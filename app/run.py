@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(
         parser, "output.formats", "output.video", "output.export", "camera.file", "camera.fov_deg",
-        "fit.height_m", "people.max", "filter.preset", "source.rotate", "source.realtime",
-        "model.name", "model.backend", "model.device", "model.precision", "model.threads",
+        "fit.height_m", "people.max", "filter.preset", "filter.smooth", "source.rotate",
+        "source.realtime", "model.name", "model.backend", "model.device", "model.precision",
+        "model.threads",
     )  # fmt: skip
     parser.add_argument("--still", action="store_true", help="every picture on its own: no tracks")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many seconds")
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
                 if engine is None:
                     engine = _loaded(source, config, still=args.still)
                 summary = process(_job(one, config, args, progress), source, engine)
+                _smooth(summary, config)
                 summary = _exported(summary, config)
             except ManyposeError as error:
                 if engine is None and error.exit_code == 5:
@@ -146,6 +148,23 @@ def _refuse_existing(inputs: Sequence[Input]) -> None:
             f"{there[0].folder}{more} has results already: --overwrite replaces them, --resume"
             " finishes what is unfinished, -o DIR writes elsewhere"
         )
+
+
+def _smooth(summary: Summary, config: Config) -> None:
+    """Smooth the written results of a finished recording, once."""
+    how = config.filter.smooth
+    if how == "none" or summary.status not in ("ok", "partial", "done"):
+        return
+    from manypose.app.formats.reading import load_run
+    from manypose.app.rescale import write
+    from manypose.app.smoothing import smooth_run
+
+    if not any(name in ("pose.npz", "pose.jsonl") for name in summary.outputs):
+        log.warning("--smooth: needs npz or jsonl among the formats; nothing was smoothed")
+        return
+    stored = load_run(Path(summary.folder))
+    if "smooth" not in stored.meta:
+        write(smooth_run(stored, how), stored.folder, {})
 
 
 def _exported(summary: Summary, config: Config) -> Summary:
@@ -232,6 +251,8 @@ def _table(summaries: Sequence[Summary]) -> None:
 
 def _to_stdout(args: argparse.Namespace, config: Config) -> int:
     """Write one JSON object for each frame of a single source to stdout, as it comes."""
+    if config.filter.smooth != "none":
+        raise UsageError("--smooth needs the whole recording; with -o - take --filter instead")
     if len(args.inputs) != 1:
         raise UsageError("-o - takes exactly one input")
     with open_source(args.inputs[0], config) as source:

@@ -204,9 +204,9 @@ def read_out(people: list[Person2D], camera: Camera) -> list[Person3D]:
     chained[:, ROOT] = 0
     for j in TOPOLOGICAL[1:]:
         read = bones[:, joint_of == j]
-        there = np.isfinite(read).all(-1)
+        there: NDArray[np.bool_] = np.asarray(np.isfinite(read).all(-1))
         mean = np.where(there[..., None], read, 0).sum(1) / np.maximum(there.sum(1), 1)[:, None]
-        bone = np.where(there.any(1)[:, None], mean, np.nan)
+        bone = np.where((there.sum(1) > 0)[:, None], mean, np.nan)
         chained[:, j] = chained[:, PARENT[j]] + bone
     px = np.stack([p.joints_px for p in people]).astype(float)
     score = np.stack([p.confidence for p in people]).astype(float)

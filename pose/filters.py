@@ -258,22 +258,24 @@ def kalman_smooth(
     out = np.array(values, float)
     flat = out.reshape(len(t), -1)
     density = acceleration**2 / 30
-    for column in range(flat.shape[1]):
-        good = np.flatnonzero(np.isfinite(flat[:, column]))
+    patterns, which = np.unique(np.isfinite(flat), axis=1, return_inverse=True)
+    for number, pattern in enumerate(patterns.T):  # columns with the same gaps go together
+        columns, good = np.flatnonzero(which.ravel() == number), np.flatnonzero(pattern)
         if len(good) == 0:
             continue
         breaks = np.flatnonzero(np.diff(t[good]) > max_gap_s) + 1
         for part in np.split(good, breaks):
-            a, b = int(part[0]), int(part[-1]) + 1
-            flat[a:b, column] = _rts(flat[a:b, column], t[a:b], noise**2, density)
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            flat[rows, columns] = _rts(flat[rows, columns], t[rows], noise**2, density)
     return flat.reshape(out.shape)
 
 
 def _rts(z: Float, t: Float, r: float, q: float) -> Float:
-    n = len(z)
-    x, P = np.zeros((n, 2)), np.zeros((n, 2, 2))
+    """Return (n, m) the smoothed columns of z (n, m), all NaN in the same rows or in none."""
+    n, m = z.shape
+    x, P = np.zeros((n, 2, m)), np.zeros((n, 2, 2))
     xp, Pp, Fs = x.copy(), P.copy(), np.tile(np.eye(2), (n, 1, 1))
-    x[0], P[0] = (z[0], 0.0), np.diag([r, 100.0])
+    x[0, 0], P[0] = z[0], np.diag([r, 100.0])
     for k in range(1, n):
         dt = max(float(t[k] - t[k - 1]), 0.0)
         F = np.array([[1.0, dt], [0.0, 1.0]])
@@ -281,9 +283,9 @@ def _rts(z: Float, t: Float, r: float, q: float) -> Float:
         Fs[k], xp[k] = F, F @ x[k - 1]
         Pp[k] = F @ P[k - 1] @ F.T + Q
         x[k], P[k] = xp[k], Pp[k]
-        if np.isfinite(z[k]):
+        if np.isfinite(z[k, 0]):
             gain = Pp[k][:, 0] / (Pp[k][0, 0] + r)
-            x[k] = xp[k] + gain * (z[k] - xp[k][0])
+            x[k] = xp[k] + gain[:, None] * (z[k] - xp[k][0])
             P[k] = Pp[k] - np.outer(gain, Pp[k][0])
     for k in range(n - 2, -1, -1):
         C = P[k] @ Fs[k + 1].T @ np.linalg.inv(Pp[k + 1] + 1e-12 * np.eye(2))

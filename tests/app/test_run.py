@@ -410,3 +410,14 @@ def test_states_and_missing_values_agree(call: Call) -> None:
     missing = run.state == MISSING
     assert np.isnan(run.kp3d[missing]).all()
     assert np.isfinite(run.kp3d[~missing]).all()
+
+
+def test_smooth_rewrites_the_results_once_and_says_so(call: Call) -> None:
+    assert call(clip(frames=24), "-o", "out", "--smooth", "kalman") == 0
+    run = load_run(Path("out/clip"))
+    assert run.meta["smooth"] == "kalman"
+    assert run.meta["status"] == "ok"
+    again = run.kp3d.copy()
+    assert call(Path("clip.mp4"), "-o", "out", "--smooth", "kalman", "--resume") == 0
+    np.testing.assert_array_equal(load_run(Path("out/clip")).kp3d, again)
+    assert call(Path("clip.mp4"), "-o", "-", "--smooth", "kalman") == 2

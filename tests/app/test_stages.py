@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from manypose.app import made_people, stage_figures, stages
+from manypose.app import made_people, smoothing, stage_figures, stages
 from manypose.app.main import main
 from manypose.pose import skeleton as sk
 from manypose.pose.joints import INDEX, PARENT
@@ -53,3 +53,31 @@ def test_options_that_make_no_sense_are_told(capsys):
     assert main(["eval", "stages", "--people", "0"]) != 0
     assert "--people 0" in capsys.readouterr().err
     assert main(["eval", "stages", "--mocap", "x.npz"]) != 0
+
+
+@pytest.mark.parametrize("how", ["butterworth", "kalman"])
+def test_smoothing_calms_without_delay_or_stretching_and_respects_gaps(how):
+    m = made_people.walkers(1, 4.0)
+    true = m.joints_m[:, 0]
+    rng = np.random.default_rng(0)
+    shaken = true + rng.normal(0, 0.01, (len(true), 1, 3))
+    shaken[50:70] = np.nan
+    calm = smoothing.smooth_joints(shaken, m.times_s, how)
+    assert np.isnan(calm[50:70]).all()
+    assert np.isfinite(calm[:50]).all()
+    kept = np.r_[3:45, 75:115]
+    error = [np.linalg.norm(x - true, axis=-1)[kept].mean() for x in (shaken, calm)]
+    assert error[1] < 0.85 * error[0]
+    up = [p if p >= 0 else j for j, p in enumerate(PARENT)]
+    lengths = [np.linalg.norm(x - x[:, up], axis=-1)[kept] for x in (shaken, calm)]
+    np.testing.assert_allclose(lengths[1], lengths[0], atol=1e-9)
+    late = stages.smoothed(stage_figures.Found(true[:, None]), m.times_s, how)
+    assert abs(stage_figures.figures(late, m)["lag_ms"]) < 3
+
+
+def test_rotations_are_smoothed_across_the_change_of_sign():
+    t = np.arange(60) / 30
+    q = sk.exp_map(np.stack([2.0 * t, 0 * t, 0 * t], -1))[:, None]
+    q = np.where(q[..., 3:] < 0, -q, q)
+    out = smoothing.smooth_rotations(q, t, "kalman")
+    np.testing.assert_allclose(np.abs((out * q).sum(-1)), 1, atol=1e-3)
