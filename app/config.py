@@ -57,7 +57,7 @@ class PeopleConfig:
     """Who is reported."""
 
     max: int = 20
-    min_score: float = 0.2
+    min_score: float = 0.5
     min_age: int = 3
     max_gap_s: float = 1.0
 

@@ -53,10 +53,10 @@ _REACH_INVERSE = (1 / _reach()).astype(np.float32).ravel()  # (K * K,)
 class GroupingConfig:
     """Limits of the grouping; scores in [0, 1]."""
 
-    peak_score_min: float = 0.1  # lower local maxima are no joints
+    peak_score_min: float = 0.25  # lower local maxima are no joints
     peaks_max: int = 40  # of one joint
     line_samples: int = 10  # along a candidate limb
-    limb_score_min: float = 0.1  # mean agreement of the samples with the limb's direction
+    limb_score_min: float = 0.2  # mean agreement of the samples with the limb's direction
     limb_share_min: float = 0.7  # of samples that agree at all
     limb_length_max: float = 0.7  # of the longer side of the maps
     body_height_max: float = 10.0  # of the longer side (a face may fill the picture)
