@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import logging
 import sys
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     if args.format is not None and not args.no_gui:
         raise UsageError("--format belongs to --no-gui; in the window, press R to record.")
     config = settings(args)
+    # smoothing of whole recordings, which a settings file may ask for, is not for what is live
+    config = dataclasses.replace(config, filter=dataclasses.replace(config.filter, smooth="none"))
     addresses = [*args.sources, *args.more_sources]
     if not args.no_gui:
         from manypose.app.viewer import check_display
