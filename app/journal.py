@@ -5,14 +5,16 @@ is nearly all of the time, is not asked again, and the Follower sees the same nu
 have without the interruption. For that, the numbers of every run pass through the journal's form
 (float32) before they are followed, written or not.
 
-One JSON object a line: a head that names what the journal is of, then one line a frame; arrays are
-base64 of little-endian float32.
+One JSON object a line: a head that names what the journal is of, then one line a frame, in any
+order; arrays are base64 of little-endian float32. Others may have found what it holds (app.batch),
+so an entry counts only for the frame of its index and time.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +27,27 @@ from manypose.pose.records import Detections, Float, Frame, Person2D, Person3D
 NAME = "detections.jsonl.part"
 _SCHEMA = "manypose-journal/1"
 _K, _J = len(JOINTS_2D), len(JOINTS)
+_PACKED_MAX = 1 << 20  # characters: 1000 people
 _SIZE = _K * 2 + _K + _J * 3 + _J + 3 + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One line of the journal: what was found in one frame; people packed as base64."""
+
+    index: int
+    time_s: float
+    people: str
+
+    def line(self) -> str:
+        """Return it as a line of JSON."""
+        return json.dumps({"frame": self.index, "t": self.time_s, "p": self.people}) + "\n"
+
+
+def found_in(detections: Detections) -> Found:
+    """Return detections in the journal's form."""
+    frame = detections.frame
+    return Found(frame.index, frame.time_s, _pack(detections))
 
 
 class Journal:
@@ -33,7 +55,7 @@ class Journal:
 
     def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
         self.path = folder / NAME
-        self.found: dict[int, str] = {}
+        self.found: dict[int, Found] = {}
         whole = 0
         if resume and self.path.is_file():
             whole = self._read(key)
@@ -57,27 +79,42 @@ class Journal:
             whole = lines.tell()
             for line in lines:
                 entry = _object(line)
-                if not isinstance(entry.get("frame"), int) or not isinstance(entry.get("p"), str):
+                index, time_s, people = (entry.get(k) for k in ("frame", "t", "p"))
+                if not isinstance(index, int) or not isinstance(people, str):
                     break
-                self.found[entry["frame"]] = entry["p"]
+                if not isinstance(time_s, (int, float)) or len(people) > _PACKED_MAX:
+                    break
+                self.found[index] = Found(index, time_s, people)
                 whole += len(line)
         return whole
 
     def recall(self, frame: Frame) -> Detections | None:
         """Return what the earlier run found in this frame, None if it did not get there."""
-        packed = self.found.get(frame.index)
-        return None if packed is None else _unpack(frame, packed)
+        found = self.found.get(frame.index)
+        if found is None or found.time_s != frame.time_s:
+            return None
+        try:
+            return _unpack(frame, found.people)
+        except ValueError:  # damaged on the disk: not base64, or no whole number of people
+            return None
 
     def keep(self, detections: Detections) -> Detections:
         """Write the detections of one frame down; returns them as the journal knows them."""
-        packed = _pack(detections)
-        line = json.dumps({"frame": detections.frame.index, "p": packed})
+        found = found_in(detections)
+        self.add(found)
+        return _unpack(detections.frame, found.people, dict(detections.stage_ms))
+
+    def add(self, found: Found) -> None:
+        """Write down what was found elsewhere.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         try:
-            self._file.write(line + "\n")
+            self._file.write(found.line())
             self._file.flush()
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        return _unpack(detections.frame, packed, dict(detections.stage_ms))
 
     def close(self, *, remove: bool) -> None:
         """Close the file; remove it when the run is complete."""

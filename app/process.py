@@ -143,6 +143,33 @@ def results_in(folder: Path) -> bool:
     return any((folder / name).exists() for name in names)
 
 
+def is_done(folder: Path, old: Mapping[str, Any], header: dict[str, Any], config: Config) -> bool:
+    """Return whether an earlier, complete run is the very one asked for."""
+    whole = old.get("status") in ("ok", "partial")
+    same = whole and all(old.get(k) == header.get(k) for k in ("key", "seconds_max"))
+    return same and all(writer.path.exists() for writer in writers_of(folder, header, config))
+
+
+def writers_of(folder: Path, header: dict[str, Any], config: Config) -> list[Writer]:
+    """Return the writers of the files that the settings ask for."""
+    writers: list[Writer] = [EventsWriter(folder, header)]
+    writers += [WRITERS[name](folder, header) for name in config.output.formats]
+    if config.output.video:
+        from manypose.app.formats.video import OverlayWriter
+
+        writers.append(OverlayWriter(folder, header))
+    return writers
+
+
+def old_meta(folder: Path) -> dict[str, Any]:
+    """Return meta.json of an earlier run, empty if there is none that can be read."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
 class _DoneBefore(Exception):  # noqa: N818 - an answer, not an error
     """The folder has the complete result of this very run."""
 
@@ -263,10 +290,10 @@ class _Process:
         self._header = run_header(self._source.info, first.camera, job.config, self._engine)
         if job.seconds_max:
             self._header["seconds_max"] = job.seconds_max
-        old = _old_meta(job.folder)
+        old = old_meta(job.folder)
+        if job.resume and is_done(job.folder, old, self._header, job.config):
+            raise _DoneBefore
         if job.resume and old.get("status") in ("ok", "partial"):
-            if self._is_done(old):
-                raise _DoneBefore
             log.warning("%s: another source, settings or files: starts anew", job.folder)
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -277,24 +304,12 @@ class _Process:
             self._journal = Journal(job.folder, self._header["key"], resume=job.resume)
         write_json(job.folder / "meta.json", {**self._header, "status": "running"})
         self._writing = threading.Thread(
-            target=self._write, args=(self._writers(),), name="write", daemon=True
+            target=self._write,
+            args=(writers_of(job.folder, self._header, job.config),),
+            name="write",
+            daemon=True,
         )
         self._writing.start()
-
-    def _writers(self) -> list[Writer]:
-        folder, output = self._job.folder, self._job.config.output
-        writers: list[Writer] = [EventsWriter(folder, self._header)]
-        writers += [WRITERS[name](folder, self._header) for name in output.formats]
-        if output.video:
-            from manypose.app.formats.video import OverlayWriter
-
-            writers.append(OverlayWriter(folder, self._header))
-        return writers
-
-    def _is_done(self, old: Mapping[str, Any]) -> bool:
-        """Return whether an earlier, complete run is the very one asked for."""
-        same = all(old.get(k) == self._header.get(k) for k in ("key", "seconds_max"))
-        return same and all(writer.path.exists() for writer in self._writers())
 
     def _write(self, writers: Sequence[Writer]) -> None:
         try:
@@ -327,7 +342,7 @@ class _Process:
 
     def _done_before(self) -> Summary:
         """Return the summary of the run that is there already."""
-        meta = _old_meta(self._job.folder)
+        meta = old_meta(self._job.folder)
         known = {f.name for f in dataclasses.fields(Summary)}
         facts = {k: v for k, v in meta.get("summary", {}).items() if k in known}
         facts |= {"input": self._job.address, "folder": str(self._job.folder)}
@@ -372,15 +387,6 @@ class _Process:
             )
             write_json(self._job.folder / "meta.json", meta)
         return summary
-
-
-def _old_meta(folder: Path) -> dict[str, Any]:
-    """Return meta.json of an earlier run, empty if there is none that can be read."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
 
 
 def _clear(folder: Path, old: Mapping[str, Any], *, keep_journal: bool) -> None:

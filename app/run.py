@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config, nearest
 from manypose.app.formats import WRITERS
@@ -23,6 +24,9 @@ from manypose.app.progress import Progress, make_progress
 from manypose.app.remembered import remember
 from manypose.app.sources import Source, open_source, threads_lent
 from manypose.errors import ManyposeError, UsageError
+
+if TYPE_CHECKING:
+    from manypose.app.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--still", action="store_true", help="every picture on its own: no tracks")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many seconds")
+    bulk = parser.add_argument_group("many files (docs/growing.md)")
+    bulk.add_argument(
+        "--batch", action="store_true", help="share the files among several workers (extra: batch)"
+    )
+    bulk.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="0: one on each GPU, else on each core"
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--overwrite", action="store_true", help="replace earlier results")
     again.add_argument("--resume", action="store_true", help="skip what is done, finish the rest")
@@ -75,9 +86,10 @@ def run(args: argparse.Namespace) -> int:
     if not (args.overwrite or args.resume):
         _refuse_existing(inputs)
     summaries = []
-    engine: Engine | None = None
-    with make_progress(args.progress, quiet=args.quiet) as progress:
-        for number, one in enumerate(inputs, 1):
+    with _batch(args, config) as batch, make_progress(args.progress, quiet=args.quiet) as progress:
+        engine: Engine | None = batch.engine if batch else None
+        ready = batch.ready(inputs) if batch else inputs
+        for number, one in enumerate(ready, 1):
             progress.start(Path(one.address).name, number, len(inputs))
             try:
                 source = open_source(one.address, config)
@@ -105,6 +117,27 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
+@contextlib.contextmanager
+def _batch(args: argparse.Namespace, config: Config) -> Iterator[Batch | None]:
+    """Yield the workers of --batch, loaded; None without."""
+    if not args.batch:
+        if args.workers:
+            raise UsageError("--workers belongs to --batch")
+        yield None
+        return
+    if args.seconds:
+        raise UsageError("--batch takes whole files: leave --seconds or --batch out")
+    from manypose.app.batch import Batch
+    from manypose.app.crew import make_crew
+
+    crew = make_crew(load_engine, config, args.workers, still=args.still)
+    batch = Batch(crew, load_engine, config, still=args.still, resume=args.resume)
+    try:
+        yield batch
+    finally:
+        batch.close()
+
+
 def _loaded(source: Source, config: Config, *, still: bool) -> Engine:
     # Where nobody waits for a frame, one per core in flight gives the most frames a second.
     batch = 1 if source.live else min(config.model.threads or threads_lent(), 8)
@@ -120,7 +153,7 @@ def _job(one: Input, config: Config, args: argparse.Namespace, progress: Progres
         one.address,
         one.folder,
         config,
-        resume=args.resume,
+        resume=args.resume or args.batch,
         seconds_max=args.seconds,
         command=["manypose", *sys.argv[1:]],
         on_result=progress.step,
