@@ -95,6 +95,8 @@ class Recorder:
                 except OSError as error:
                     # leave the contexts in good order: what was written stays
                     self.error = cannot_write(self.folder, error)
+            if video.error is not None and self.error is None:
+                self.error = cannot_write(self.folder, OSError(str(video.error)))
             self._write_meta("partial" if self.error else "ok")
         except ManyposeError as error:
             self.error = self.error or error
@@ -141,6 +143,7 @@ class _Matroska:
         self._path = folder / "video.mkv"
         self._container: Any = None
         self._stream: Any = None
+        self.error: Exception | None = None  # of finishing the file
         self._size = (0, 0)
         self._last = -1
 
@@ -185,10 +188,15 @@ class _Matroska:
     def __exit__(self, *_: object) -> None:
         if self._container is None:
             return
+        # Raised here, it would take the poses, which are whole, with it.
         try:
             self._container.mux(self._stream.encode(None))
-        finally:
+        except (OSError, av.error.FFmpegError) as error:
+            self.error = error
+        try:
             self._container.close()
+        except (OSError, av.error.FFmpegError) as error:
+            self.error = error
 
 
 def session_name(source: str, now: datetime | None = None) -> str:

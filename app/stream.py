@@ -302,7 +302,7 @@ def _websocket(at: Address) -> Stream:
             slot.close()
 
     try:
-        server = serve(talk, at.host, at.port, compression=None)
+        server = serve(talk, at.host, at.port, compression=None, close_timeout=1)
     except OSError as e:
         raise DeviceError(f"WebSocket {at.host}:{at.port}: {e.strerror or e}") from e
     thread = threading.Thread(target=server.serve_forever, name="websocket", daemon=True)

@@ -136,6 +136,41 @@ def test_a_session_name_is_a_folder_name() -> None:
     assert session_name("rtsp://cam/1?x").endswith("_rtsp___cam_1_x")
 
 
+_FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from manypose.app.recording import Recorder
+from manypose.calib.camera import Camera
+from manypose.errors import OutputError
+from manypose.pose.records import Frame, FrameResult
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+recorder = Recorder(Path(sys.argv[1]), {})
+noise = np.random.default_rng(0)
+for k in range(80):
+    image = noise.integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    recorder.write(FrameResult(Frame(image, k / 30, k, Camera.from_fov(320, 240)), ()))
+try:
+    recorder.close()
+except OutputError:
+    sys.exit(5)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+def test_a_video_that_fills_the_disk_leaves_the_poses(home: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(home / "full disk")], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(root)}, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(load_run(home / "full disk")) > 5
+    meta = json.loads((home / "full disk" / "meta.json").read_text("utf-8"))
+    assert meta["status"] == "partial"
+
+
 _KILLED = """
 import sys, time, importlib.util
 from pathlib import Path
