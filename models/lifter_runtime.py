@@ -7,6 +7,7 @@ their torch names, in half precision, and for the part-wise form the feature col
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,13 @@ def write_lifter(path: Path, net: FullBody | PartWise) -> None:
     part.replace(path)
 
 
+# What numpy, zipfile and zlib raise on damaged archives, as mutated files have shown.
+_DAMAGE = (
+    OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # Opened here: np.load itself leaves a torn archive open.
@@ -85,7 +93,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             return dict(z)
     except FileNotFoundError:
         raise WeightsError(f"{path}: the lifting weights are missing; reinstall manypose") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise WeightsError(f"{path}: damaged ({error}); reinstall manypose") from None
 
 
