@@ -5,7 +5,7 @@ torso and one for each limb, which see only their own joints, and a gate that de
 scores, joint by joint, whom to believe: a limb is then not disturbed by an odd pose elsewhere.
 
 Sizes differ from the paper's (160-256-256-128 with batch normalisation): residual layers without
-normalisation, measured better at equal training time; see `weights/lifter.md`.
+normalisation, which trained well in minutes; the paper's widths were not tried.
 
 Source: Mehta et al. 2020 (XNect), section 4.2, and the authors' release for the part-wise form.
 """

@@ -1,8 +1,7 @@
 """Muon: steps of convolution weights made orthogonal, everything else by AdamW, in one optimiser.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the
-Newton-Schulz polynomial (3.4445, -4.7750, 2.0315) and Nesterov momentum are theirs. From nothing
-and with few pictures it is worth several times its cost: see docs/training.md.
+Newton-Schulz polynomial (3.4445, -4.7750, 2.0315) and Nesterov momentum are theirs.
 """
 
 from __future__ import annotations
