@@ -69,6 +69,12 @@ class Lane:
         self.shown_early = 0  # pictures that came before the network was loaded
         self._open()
 
+    @property
+    def state(self) -> str:
+        """What is the matter with the source, "" when all is well."""
+        source = self._source
+        return self.message or (source.trouble if source is not None else "")
+
     def change(self, address: str) -> None:
         """Change over to another source; the old one is given back before. Never waits."""
         with self._lock:
@@ -168,7 +174,9 @@ class Lane:
             "undecodable": source.counts.undecodable,
             "paint": self.results.dropped["stale"] - self._passed,
         }
-        self.meter.source(source.counts.read, source.counts.dropped + Counter(own))
+        # dict() copies in one step: the reader's thread may add a reason meanwhile
+        lost = Counter(dict(source.counts.dropped)) + Counter(own)
+        self.meter.source(source.counts.read, lost)
 
     def _finish(self, source: LiveSource, error: ManyposeError | None) -> None:
         with self._lock:

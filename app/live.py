@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config
 from manypose.app.handover import Closed
-from manypose.app.options import add_settings, settings
+from manypose.app.health import HEALTH_S, health_line, source_health
+from manypose.app.options import add_settings, add_streams, settings
 from manypose.errors import ManyposeError, SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_HEALTH_S = 10.0
 _FORMATS = ("jsonl", "none")
 
 
@@ -46,14 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record", metavar="DIR", help="record from the start into this new folder"
     )
-    streams = parser.add_argument_group("streams (of the first source)")
-    streams.add_argument("--vmc", metavar="HOST:PORT", help="VMC for avatars (port 39539)")
-    streams.add_argument("--osc", metavar="HOST:PORT", help="plain OSC")
-    streams.add_argument("--udp", metavar="HOST:PORT", help="JSON over UDP")
-    streams.add_argument("--websocket", metavar="HOST:PORT", help="JSON for browsers")
-    streams.add_argument(
-        "--person", default="all", metavar="WHO", help="for --vmc: all, nearest or an id"
-    )
+    add_streams(parser, "streams (of the first source)")
     parser.add_argument("--loop", action="store_true", help="begin a video again at its end")
     parser.add_argument("--duration", type=float, metavar="S", help="leave after so many seconds")
     parser.add_argument(
@@ -101,19 +94,14 @@ def _first_camera(needed: bool) -> str:
 @contextlib.contextmanager
 def _streaming(args: argparse.Namespace, lanes: Lanes) -> Iterator[None]:
     """Send the results of the first lane where the options say, as long as the context lasts."""
-    if not (args.vmc or args.osc or args.udp or args.websocket):
-        yield
-        return
-    from manypose.app.stream import open_streams
+    from manypose.app.stream import streaming
 
-    streams = open_streams(args.vmc, args.osc, args.udp, args.websocket, args.person)
-    lanes.lanes[0].sinks.extend(stream.put for stream in streams)
-    try:
-        yield
-    finally:
-        lanes.close()
-        for stream in streams:
-            stream.close()
+    with streaming(args) as streams:
+        lanes.lanes[0].sinks.extend(stream.put for stream in streams)
+        try:
+            yield
+        finally:
+            lanes.close()
 
 
 def _is_camera(address: str) -> bool:
@@ -209,7 +197,7 @@ class Service:
                 self._lanes.playback.paused.clear()
             if self._duration_s is not None and now - began >= self._duration_s:
                 return 0
-            if now - health >= _HEALTH_S:
+            if now - health >= HEALTH_S:
                 health = now
                 self._health(now - began)
             idle = True
@@ -268,30 +256,13 @@ class Service:
             start_recording(self._lanes, self._meta, folder)
 
     def _health(self, uptime_s: float) -> None:
-        sources = []
-        for lane in self._lanes.lanes:
-            n = lane.meter.numbers()
-            sources.append(
-                {
-                    "source": lane.name,
-                    "in": round(n.in_hz, 1),
-                    "done": round(n.done_hz, 1),
-                    "lag_ms": None if n.lag_ms is None else [round(v, 1) for v in n.lag_ms],
-                    "people": n.people,
-                    "read": n.read,
-                    "processed": n.done,
-                    "dropped": dict(n.dropped),
-                    "silent_s": None if n.silent_s is None else round(n.silent_s, 1),
-                    "state": lane.message or self._lanes.loading or "ok",
-                }
+        sources = [
+            source_health(
+                lane.name, lane.meter.numbers(), lane.state or self._lanes.loading or "ok"
             )
-        health = {
-            "schema": "manypose-health/1",
-            "uptime_s": round(uptime_s, 1),
-            "rss_mb": _rss_mb(),
-            "sources": sources,
-        }
-        sys.stderr.write(json.dumps(health) + "\n")
+            for lane in self._lanes.lanes
+        ]
+        sys.stderr.write(health_line(uptime_s, sources))
         sys.stderr.flush()
 
     def close(self) -> None:
@@ -300,14 +271,3 @@ class Service:
 
         self._lanes.close()
         stop_recording(self._lanes)
-
-
-def _rss_mb() -> float | None:
-    """Return the memory in use, None where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    import resource
-
-    return round(pages * resource.getpagesize() / 2**20, 1)

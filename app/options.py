@@ -44,6 +44,18 @@ def add_settings(parser: argparse.ArgumentParser, *keys: str) -> None:
             parser.add_argument(option, dest=key, action="store_const", const=True, help=text)
 
 
+def add_streams(parser: argparse.ArgumentParser, title: str) -> None:
+    """Add the options of results that are sent while they happen (`stream.streaming`)."""
+    streams = parser.add_argument_group(title)
+    streams.add_argument("--vmc", metavar="HOST:PORT", help="VMC for avatars (port 39539)")
+    streams.add_argument("--osc", metavar="HOST:PORT", help="plain OSC")
+    streams.add_argument("--udp", metavar="HOST:PORT", help="JSON over UDP")
+    streams.add_argument("--websocket", metavar="HOST:PORT", help="JSON for browsers")
+    streams.add_argument(
+        "--person", default="all", metavar="WHO", help="for --vmc: all, nearest or an id"
+    )
+
+
 def settings(args: argparse.Namespace) -> Config:
     """Return the effective settings of a command line.
 

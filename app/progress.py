@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
-import numpy as np
-
+from manypose.app.health import HEALTH_S, health_line, source_health
+from manypose.app.meter import Meter
 from manypose.app.process import Tally
 from manypose.app.sources import Source
 from manypose.pose.records import FrameResult
-
-_EVERY_S = 10.0
 
 
 class Progress(Protocol):
@@ -120,52 +118,76 @@ class Bar:
 
 
 class Lines:
-    """A line each 10 s: plain, as JSON events, or none; of a live source its health."""
+    """A line each 10 s: plain, as JSON events, or none; of a live source its health.
 
-    def __init__(self, style: str) -> None:
+    A thread says them, so that a source that has fallen silent is told of too.
+    """
+
+    def __init__(self, style: str, every_s: float = HEALTH_S) -> None:
         self._style = style
+        self._every_s = every_s
         self._name = ""
         self._rate = Rate()
-        self._next = 0.0
-        self._lags_ms: deque[float] = deque(maxlen=300)
+        self._meter = Meter()
+        self._done = 0
+        self._source: Source | None = None
+        self._began_s = time.monotonic()
+        self._lock = threading.Lock()  # between the thread and the changes of input
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
     def __enter__(self) -> Lines:
+        if self._style != "none":
+            self._thread.start()
         return self
 
     def start(self, name: str, number: int, count: int) -> None:
         """Begin an input."""
-        self._name, self._rate = name, Rate()
-        self._next = time.monotonic() + _EVERY_S
-        self._lags_ms.clear()
+        with self._lock:
+            self._name, self._source, self._done = name, None, 0
+            self._rate, self._meter = Rate(), Meter()
         if self._style == "json":
             self._say({"event": "start", "input": name, "number": number, "count": count})
 
     def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
-        """Say something when it is time to."""
+        """Count a frame."""
+        self._source, self._done = source, tally.processed
         self._rate.mark(tally.processed)
         if source.live and tally.captured_s is not None:
-            lag_s = time.perf_counter() - (tally.captured_s + result.frame.time_s)
-            self._lags_ms.append(lag_s * 1e3)
-        now = time.monotonic()
-        if now < self._next or self._style == "none":
-            return
-        self._next = now + _EVERY_S
+            counts = source.counts
+            # dict() copies in one step: the reader's thread may add a reason meanwhile
+            lost = Counter(dict(counts.dropped)) + Counter(undecodable=counts.undecodable)
+            self._meter.source(counts.read, lost)
+            self._meter.done(len(result.people))
+            self._meter.shown(tally.captured_s + result.frame.time_s)
+
+    def _work(self) -> None:
+        while not self._ending.wait(self._every_s):
+            with self._lock:
+                if self._source is not None:
+                    self._tell(self._source)
+
+    def _tell(self, source: Source) -> None:
+        frames = source.info.frames
         if source.live:
-            self._say({"event": "health", **self._health(result, tally, source)})
+            state = getattr(source, "trouble", "") or "ok"
+            health = source_health(self._name, self._meter.numbers(), state)
+            sys.stderr.write(health_line(time.monotonic() - self._began_s, [health]))
+            sys.stderr.flush()
         elif self._style == "json":
-            left_s = self._rate.left_s(tally.processed, source.info.frames)
+            left_s = self._rate.left_s(self._done, frames)
             self._say(
                 {
                     "event": "progress",
                     "input": self._name,
-                    "frame": tally.processed,
-                    "frames": source.info.frames,
+                    "frame": self._done,
+                    "frames": frames,
                     "fps": round(self._rate.per_second(), 2),
                     "left_s": None if left_s is None else round(left_s, 1),
                 }
             )
         else:
-            sys.stderr.write(f"{self._name}: {self._text(tally.processed, source.info.frames)}\n")
+            sys.stderr.write(f"{self._name}: {self._text(self._done, frames)}\n")
 
     def _text(self, done: int, total: int | None) -> str:
         left_s = self._rate.left_s(done, total)
@@ -173,39 +195,11 @@ class Lines:
         count = f"{done} of {total}" if total else f"{done}"
         return f"{count} frames, {self._rate.per_second():.1f} fps{left}"
 
-    def _health(self, result: FrameResult, tally: Tally, source: Source) -> dict[str, Any]:
-        lags = np.array(self._lags_ms or [np.nan])
-        return {
-            "input": self._name,
-            "t": round(result.frame.time_s, 3),
-            "done_fps": round(self._rate.per_second(), 2),
-            "lag_ms_p50": _number(np.percentile(lags, 50)),
-            "lag_ms_p99": _number(np.percentile(lags, 99)),
-            "people": len(result.people),
-            "read": source.counts.read,
-            "processed": tally.processed,
-            "dropped": dict(source.counts.dropped),
-            "undecodable": source.counts.undecodable,
-            "rss_mb": memory_mb(),
-        }
-
     def _say(self, event: Mapping[str, Any]) -> None:
         sys.stderr.write(json.dumps(event, ensure_ascii=False) + "\n")
         sys.stderr.flush()
 
     def __exit__(self, *_: object) -> None:
-        pass
-
-
-def memory_mb() -> float | None:
-    """Return the memory this process holds, in MB; None where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        from pathlib import Path
-
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-    return None
-
-
-def _number(value: Any) -> float | None:
-    return round(float(value), 1) if np.isfinite(value) else None
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(2.0)

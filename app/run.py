@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from manypose.app.config import Config, nearest
 from manypose.app.formats import WRITERS
 from manypose.app.formats.jsonl import frame_object
 from manypose.app.inputs import Input, plan
-from manypose.app.options import add_settings, settings
+from manypose.app.options import add_settings, add_streams, settings
 from manypose.app.pipeline import Engine, load_engine
-from manypose.app.process import Job, Summary, process, results_in
-from manypose.app.progress import Progress, make_progress
+from manypose.app.process import Job, Summary, Tally, process, results_in
+from manypose.app.progress import make_progress
 from manypose.app.remembered import remember
 from manypose.app.sources import Source, open_source, threads_lent
+from manypose.app.stream import Stream, streaming
 from manypose.errors import ManyposeError, UsageError
+from manypose.pose.records import FrameResult
 
 if TYPE_CHECKING:
     from manypose.app.batch import Batch
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--still", action="store_true", help="every picture on its own: no tracks")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many seconds")
+    add_streams(parser, "streams (results to other programs while the run goes on)")
     bulk = parser.add_argument_group("many files (docs/growing.md)")
     bulk.add_argument(
         "--batch", action="store_true", help="share the files among several workers (extra: batch)"
@@ -86,7 +89,12 @@ def run(args: argparse.Namespace) -> int:
     if not (args.overwrite or args.resume):
         _refuse_existing(inputs)
     summaries = []
-    with _batch(args, config) as batch, make_progress(args.progress, quiet=args.quiet) as progress:
+    with (
+        streaming(args) as streams,
+        _batch(args, config) as batch,
+        make_progress(args.progress, quiet=args.quiet) as progress,
+    ):
+        tellers = (progress.step, *(_sending(stream) for stream in streams))
         engine: Engine | None = batch.engine if batch else None
         ready = batch.ready(inputs) if batch else inputs
         for number, one in enumerate(ready, 1):
@@ -95,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
                 source = open_source(one.address, config)
                 if engine is None:
                     engine = _loaded(source, config, still=args.still)
-                summary = process(_job(one, config, args, progress), source, engine)
+                summary = process(_job(one, config, args, tellers), source, engine)
                 _smooth(summary, config)
                 summary = _exported(summary, config)
             except ManyposeError as error:
@@ -148,7 +156,18 @@ def _loaded(source: Source, config: Config, *, still: bool) -> Engine:
         raise
 
 
-def _job(one: Input, config: Config, args: argparse.Namespace, progress: Progress) -> Job:
+Teller = Callable[[FrameResult, Tally, Source], None]
+
+
+def _sending(stream: Stream) -> Teller:
+    return lambda result, tally, source: stream.put(result)
+
+
+def _job(one: Input, config: Config, args: argparse.Namespace, tellers: Sequence[Teller]) -> Job:
+    def tell(result: FrameResult, tally: Tally, source: Source) -> None:
+        for teller in tellers:
+            teller(result, tally, source)
+
     return Job(
         one.address,
         one.folder,
@@ -156,7 +175,7 @@ def _job(one: Input, config: Config, args: argparse.Namespace, progress: Progres
         resume=args.resume or args.batch,
         seconds_max=args.seconds,
         command=["manypose", *sys.argv[1:]],
-        on_result=progress.step,
+        on_result=tell,
     )
 
 
@@ -288,18 +307,28 @@ def _to_stdout(args: argparse.Namespace, config: Config) -> int:
         raise UsageError("--smooth needs the whole recording; with -o - take --filter instead")
     if len(args.inputs) != 1:
         raise UsageError("-o - takes exactly one input")
-    with open_source(args.inputs[0], config) as source:
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open_source(args.inputs[0], config))
+        streams = stack.enter_context(streaming(args))
+        # stdout has the results; a file needs no progress beside them, a service its health
+        style = "plain" if source.live and args.progress == "auto" and not args.quiet else "none"
+        progress = stack.enter_context(make_progress(style, quiet=args.quiet))
+        progress.start(source.info.name, 1, 1)
         engine = _loaded(source, config, still=args.still)
-        estimator = engine.estimator()
-        first_s: float | None = None
+        estimator, tally = engine.estimator(), Tally()
         for frame in source:
-            if first_s is None:
-                first_s = frame.time_s if source.live else 0.0
-            frame = dataclasses.replace(frame, time_s=frame.time_s - first_s)
+            if tally.captured_s is None:
+                tally.captured_s = frame.time_s if source.live else 0.0
+            frame = dataclasses.replace(frame, time_s=frame.time_s - tally.captured_s)
             if args.seconds and frame.time_s >= args.seconds:
                 break
-            sys.stdout.write(json.dumps(frame_object(estimator(frame)), allow_nan=False) + "\n")
+            result = estimator(frame)
+            tally.add(result, recalled=False)
+            for stream in streams:
+                stream.put(result)
+            sys.stdout.write(json.dumps(frame_object(result), allow_nan=False) + "\n")
             sys.stdout.flush()
+            progress.step(result, tally, source)
         for warning in source.warnings:
             log.warning("%s", warning)
         return 3 if source.partial else 0

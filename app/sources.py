@@ -235,7 +235,8 @@ def turned(image: NDArray[np.uint8], quarter_turns: int) -> NDArray[np.uint8]:
 class LiveSource:
     """A reader thread round a generator of frames, and a one-place slot where the newest wins.
 
-    A gap in the frames' index counts as dropped by the source itself.
+    A gap in the frames' index counts as dropped by the source itself. `trouble` says why a source
+    that goes on is silent now, "" when all is well.
     """
 
     live = True
@@ -247,6 +248,7 @@ class LiveSource:
         self.counts = counts
         self.warnings: list[str] = []
         self.partial = False
+        self.trouble = ""
         self.stopping = threading.Event()
         self._slot: Latest[Frame] = Latest()
         counts.dropped = self._slot.dropped

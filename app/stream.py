@@ -6,12 +6,14 @@ stalls loses results and never holds up the estimation.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +111,20 @@ class Stream:
         self._thread.join(2.0)
         self._slot.close()
         self._end()
+        log.info("%s: %d results sent, %d too fast for it", self.name, self.sent, self.dropped)
+
+
+@contextlib.contextmanager
+def streaming(args: argparse.Namespace) -> Iterator[list[Stream]]:
+    """Yield the streams that the command line asks for (`options.add_streams`); none: []."""
+    streams: list[Stream] = []
+    if args.vmc or args.osc or args.udp or args.websocket:
+        streams = open_streams(args.vmc, args.osc, args.udp, args.websocket, args.person)
+    try:
+        yield streams
+    finally:
+        for stream in streams:
+            stream.close()
 
 
 def open_streams(
@@ -128,19 +144,18 @@ def open_streams(
         DeviceError: a package is missing or the port is taken.
     """
     chosen = _chooser(person)
-    streams = []
-    if vmc:
-        streams.append(_udp("VMC", Address.parse(vmc), lambda r: vmc_datagrams(r, chosen)))
-    if osc:
-        streams.append(
-            _udp("OSC", Address.parse(osc), lambda r: [(0, d) for d in osc_datagrams(r)])
-        )
-    if udp:
-        streams.append(
-            _udp("UDP", Address.parse(udp), lambda r: [(0, d) for d in json_datagrams(r)])
-        )
-    if websocket:
-        streams.append(_websocket(Address.parse(websocket)))
+    makers: list[tuple[str | None, Callable[[Address], Stream]]] = [
+        (vmc, lambda to: _udp("VMC", to, lambda r: vmc_datagrams(r, chosen))),
+        (osc, lambda to: _udp("OSC", to, lambda r: [(0, d) for d in osc_datagrams(r)])),
+        (udp, lambda to: _udp("UDP", to, lambda r: [(0, d) for d in json_datagrams(r)])),
+        (websocket, _websocket),
+    ]
+    with contextlib.ExitStack() as opened:  # when one cannot be had, none stays open
+        streams = []
+        for address, make in [(Address.parse(text), make) for text, make in makers if text]:
+            streams.append(make(address))
+            opened.callback(streams[-1].close)
+        opened.pop_all()
     return streams
 
 

@@ -385,9 +385,8 @@ def _reconnect(address: str, config: Config, live: LiveSource, reason: str) -> A
     """Return the stream opened again, after however many tries; None once it is closed."""
     for attempt in itertools.count(1):
         pause_s = _BACK_OFF_S[min(attempt, len(_BACK_OFF_S)) - 1]
-        log.warning(
-            "%s: source lost (%s), retry %d in %g s", live.info.address, reason, attempt, pause_s
-        )
+        live.trouble = f"source lost ({reason}), retry {attempt} in {pause_s:g} s"
+        log.warning("%s: %s", live.info.address, live.trouble)
         if live.stopping.wait(pause_s):
             return None
         try:
@@ -395,6 +394,7 @@ def _reconnect(address: str, config: Config, live: LiveSource, reason: str) -> A
         except SourceError as error:
             reason = str(error).partition(": ")[2].rstrip(".")
             continue
+        live.trouble = ""
         log.warning("%s: source is back", live.info.address)
         return container
     return None

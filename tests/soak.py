@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "app"))  # troupe
 import troupe
 
 from manypose.app.config import Config, OutputConfig
+from manypose.app.health import memory_mb
 from manypose.app.lanes import Lanes
 from manypose.app.process import Job, Tally, process
-from manypose.app.progress import memory_mb
 from manypose.app.sources import Counts, Source, SourceInfo
 from manypose.pose.records import Frame, FrameResult
 

@@ -8,9 +8,9 @@ import pytest
 from drawn_engine import drawn_engine, find, lift
 
 from manypose.app.config import Config, OutputConfig
+from manypose.app.health import memory_mb
 from manypose.app.pipeline import Engine, follower_config
 from manypose.app.process import Job, Summary, Tally, process
-from manypose.app.progress import memory_mb
 from manypose.app.sources import Counts, LiveSource, Source, SourceInfo
 from manypose.calib.camera import Camera
 from manypose.errors import DeviceError, OutputError, SourceError

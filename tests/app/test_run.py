@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -421,3 +425,60 @@ def test_smooth_rewrites_the_results_once_and_says_so(call: Call) -> None:
     assert call(Path("clip.mp4"), "-o", "out", "--smooth", "kalman", "--resume") == 0
     np.testing.assert_array_equal(load_run(Path("out/clip")).kp3d, again)
     assert call(Path("clip.mp4"), "-o", "-", "--smooth", "kalman") == 2
+
+
+def test_a_run_reaches_receivers_while_it_goes_on(call: Call) -> None:
+    """UDP, OSC by python-osc's own server, and a WebSocket client that stops to listen."""
+    dispatcher = pytest.importorskip("pythonosc.dispatcher")
+    from pythonosc.osc_server import ThreadingOSCUDPServer
+    from websockets.sync.client import connect
+
+    told: list[tuple[str, int]] = []
+    desk = dispatcher.Dispatcher()
+    desk.map("/manypose/person", lambda address, number, score: told.append((address, number)))
+    heard: list[dict[str, object]] = []
+
+    def listen(port: int) -> None:
+        while True:
+            with contextlib.suppress(OSError), connect(f"ws://127.0.0.1:{port}") as client:
+                heard.append(json.loads(client.recv(5)))
+                return  # and hears no more
+
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        ThreadingOSCUDPServer(("127.0.0.1", 0), desk) as osc,
+        socket.socket() as taken,
+    ):
+        udp.bind(("127.0.0.1", 0))
+        udp.settimeout(3)
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.close()
+        threading.Thread(target=osc.serve_forever, daemon=True).start()
+        client = threading.Thread(target=listen, args=(port,), daemon=True)
+        client.start()
+        words = ["--udp", f"127.0.0.1:{udp.getsockname()[1]}", "--osc", str(osc.server_address[1])]
+        words += ["--websocket", str(port), "--realtime", "--format", "npz"]
+        assert call(clip(frames=30), *words) == 0
+        client.join(5)
+        first = json.loads(udp.recv(70000))
+        osc.shutdown()
+    assert first["schema"] == "manypose/1"
+    assert first["t"] == 0
+    assert heard[0]["schema"] == "manypose/1"
+    assert {number for _, number in told} == set(load_run("out/clip").id)
+
+
+def test_a_receiver_that_is_not_there_changes_nothing(
+    call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(clip(frames=30), "--udp", "127.0.0.1:9", "--format", "npz") == 0
+    assert len(load_run("out/clip")) == 30
+    assert re.search(r"UDP 127.0.0.1:9: \d+ results sent", capsys.readouterr().err)
+    assert call("clip.mp4", "-o", "x", "--udp", "nowhere") == 2
+    assert "HOST:PORT" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert call("clip.mp4", "-o", "x", "--websocket", str(taken.getsockname()[1])) == 5
+    assert not Path("x").exists()

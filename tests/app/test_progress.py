@@ -1,0 +1,69 @@
+"""What a run says of itself on stderr while it goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from manypose.app.process import Tally
+from manypose.app.progress import Lines
+from manypose.app.sources import Counts, LiveSource, SourceInfo
+from manypose.calib.camera import Camera
+from manypose.pose.records import Frame, FrameResult
+
+CAMERA = Camera.from_fov(64, 48)
+
+
+def stream(count: int) -> LiveSource:
+    """Return a live source that gives so many pictures and then looks for its camera."""
+
+    def frames(live: LiveSource) -> Iterator[Frame]:
+        for index in range(count):
+            yield Frame(np.zeros((48, 64, 3), np.uint8), time.perf_counter(), index, CAMERA)
+            time.sleep(0.01)
+        live.trouble = "source lost (it ended), retry 1 in 0.5 s"
+        live.stopping.wait()
+
+    return LiveSource(SourceInfo("stream", "rtsp://cam", "cam"), frames, Counts())
+
+
+def follow(source: LiveSource, lines: Lines, count: int) -> None:
+    tally = Tally()
+    for _ in range(count):
+        frame = source.latest(2.0)
+        assert frame is not None
+        tally.captured_s = tally.captured_s or frame.time_s
+        told = Frame(frame.image, frame.time_s - tally.captured_s, frame.index, CAMERA)
+        tally.add(FrameResult(told, ()), recalled=False)
+        lines.step(FrameResult(told, ()), tally, source)
+
+
+def test_a_source_that_has_fallen_silent_still_has_a_line_of_health(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with stream(5) as source, Lines("plain", every_s=0.1) as lines:
+        assert isinstance(source, LiveSource)
+        lines.start("cam", 1, 1)
+        follow(source, lines, 5)
+        time.sleep(0.45)
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert len(told) >= 3
+    (last,) = told[-1]["sources"]
+    assert told[-1]["schema"] == "manypose-health/1"
+    assert last["state"].startswith("source lost")
+    assert last["silent_s"] > 0.2
+    assert last["read"] == last["processed"] + sum(last["dropped"].values()) == 5
+
+
+@pytest.mark.parametrize("style", ["none", "plain"])
+def test_nothing_is_said_without_an_open_source(
+    style: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Lines(style, every_s=0.02) as lines:
+        lines.start("clip", 1, 1)
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
