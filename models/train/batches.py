@@ -70,6 +70,22 @@ class Batch:
     layout: Layout
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scenes:
+    """Pictures as composed, colours not yet varied and targets not yet drawn.
+
+    images (B, 3, H, W) BGR in [0, 1]; region (B, h, w), known_joints (B, K, h, w) and known_limbs
+    (B, L, h, w) are as `targets.draw` wants them.
+    """
+
+    images: Tensor
+    people: People
+    region: Tensor
+    known_joints: Tensor
+    known_limbs: Tensor
+    layout: Layout
+
+
 @torch.no_grad()
 def make(
     store: Store,
@@ -85,6 +101,27 @@ def make(
     `photo` (count,) are the numbers of the photos to show, one a picture; without it they are drawn
     by weight.
     """
+    made = compose(store, count, width, height, how, rng, photo)
+    images = colours.vary(made.images, rng) if how.colour else made.images
+    return Batch(images, drawn(made), made.people, made.layout)
+
+
+def drawn(made: Scenes) -> Targets:
+    """Return the targets of composed pictures."""
+    return targets.draw(made.people, made.region, made.known_joints, made.known_limbs)
+
+
+@torch.no_grad()
+def compose(
+    store: Store,
+    count: int,
+    width: int,
+    height: int,
+    how: Augmentation,
+    rng: torch.Generator,
+    photo: Tensor | None = None,
+) -> Scenes:
+    """Return pictures as `make` does, before their colours vary and their targets are drawn."""
     layout = _layout(store, count, width, height, how, rng, photo)
     images = _pictures(store, layout, width, height, how, rng)
     people, box_px, kept = _people(store, layout, how)
@@ -100,8 +137,7 @@ def make(
             for name in ("region", "joints_px", "visibility", "inside", "bones_m", "weight_3d")
         ),
     )
-    wanted = targets.draw(flat, region, known_joints, known_limbs)
-    return Batch(images, wanted, flat, layout)
+    return Scenes(images, flat, region, known_joints, known_limbs, layout)
 
 
 def _take(table: Tensor, index: Tensor) -> Tensor:
@@ -225,8 +261,7 @@ def _pictures(
         border = torch.where(some, colour, border)
     image = torch.where(inside[:, None], image, border.expand(b, height * width, 3).flatten(0, 1))
     # the strides of this permuted tensor are those of channels_last
-    image = image.reshape(b, height, width, 3).permute(0, 3, 1, 2)
-    return colours.vary(image, rng) if how.colour else image
+    return image.reshape(b, height, width, 3).permute(0, 3, 1, 2)
 
 
 def _region(layout: Layout, x: Tensor, y: Tensor) -> Tensor:

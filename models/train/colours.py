@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_COMPRESSED = 6  # one picture of so many looks like a saved JPEG
+
 
 def vary(images: Tensor, rng: torch.Generator) -> Tensor:
     """Return pictures (B, 3, H, W) in [0, 1], each varied by chance; no labels move."""
@@ -32,7 +34,30 @@ def vary(images: Tensor, rng: torch.Generator) -> Tensor:
     images.mul_(gain).add_(0.5 - 0.5 * gain + (chance() - 0.5) * 0.2)
     noise = torch.randn(images.shape, generator=rng, device=device)
     images.addcmul_(noise, 0.04 * chance() * sometimes(0.5))
-    return images.clamp_(0, 1).contiguous(memory_format=torch.channels_last)
+    images.clamp_(0, 1)
+    # the order of pictures in a batch means nothing, so that a fixed part of it is a fair part
+    few = -(-b // _COMPRESSED)
+    if h % 8 == 0 and w % 8 == 0:
+        images[:few] = compressed(images[:few], 0.02 + 0.14 * chance()[:few] ** 2)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def compressed(images: Tensor, step: Tensor) -> Tensor:
+    """Return pictures (B, 3, H, W), sides multiples of 8, with the blocks and rings of a JPEG.
+
+    Cosine coefficients of 8 x 8 blocks of each channel are rounded to multiples of `step` (B, 1, 1,
+    1), more coarsely the higher their frequency, as in the quantisation tables of ITU-T T.81 (K).
+    """
+    b, c, h, w = images.shape
+    k = torch.arange(8, device=images.device, dtype=images.dtype)
+    basis = torch.cos((2 * k + 1) * k[:, None] * (torch.pi / 16)) * 0.5
+    basis[0] *= 0.5**0.5
+    blocks = images.reshape(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)
+    spectrum = basis @ (blocks - 0.5) @ basis.T
+    unit = step[..., None, None] * (1 + 0.45 * (k[:, None] + k))
+    spectrum = (spectrum / unit).round_() * unit
+    back = basis.T @ spectrum @ basis + 0.5
+    return back.transpose(3, 4).reshape(b, c, h, w).clamp_(0, 1)
 
 
 def _patch(

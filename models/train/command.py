@@ -19,6 +19,7 @@ _MODULES: dict[str, tuple[str, str]] = {
     "stage1": ("manypose.models.train.stage1", "train the network that sees the people"),
     "stage2": ("manypose.models.train.stage2", "train the lifting to 3D"),
     "render": ("manypose.models.train.synth.command", "render people with exact truth"),
+    "prepare": ("manypose.models.train.prepare", "make pictures beforehand, for slow processors"),
     "relabel": ("manypose.models.train.relabel", "label photos with the current network"),
 }
 

@@ -8,7 +8,7 @@ COCO model: 18 or 19 heat-maps and 38 field channels at stride 8.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,15 @@ _SURE = 0.3  # a teacher's answers below this say nothing about limbs
 class Hints:
     """A teacher's maps in our order.
 
-    heatmaps (B, n, h, w) of `joints`, our numbers; pafs (B, 2 m, h, w) of `limbs`.
+    heatmaps (B, n, h, w) of `joints`, our numbers; pafs (B, 2 m, h, w) of `limbs`; layer (B, c, h,
+    w) what a hidden layer answered, not negative.
     """
 
     heatmaps: Tensor
     joints: tuple[int, ...]
     pafs: Tensor
     limbs: tuple[int, ...]
+    layer: Tensor | None = None
 
 
 Teacher = Callable[[Tensor], Hints]
@@ -79,13 +81,26 @@ def _resized(maps: Tensor, size: torch.Size) -> Tensor:
     return torch.nn.functional.interpolate(maps.float(), size=size, mode="bilinear")
 
 
-def open_teacher(path: Path, threads: int = 1) -> Teacher:
+def layer_loss(answer: Tensor, layer: Tensor) -> Tensor:
+    """Return the mean squared error of a hidden layer (B, c, h, w), each channel by its spread.
+
+    Source: Romero et al. 2015 (FitNets): a hidden layer of the teacher guides one of the student.
+    """
+    layer = _resized(layer, answer.shape[-2:])
+    spread = layer.var((0, 2, 3), keepdim=True)
+    # channels that hardly answer on these pictures would be noise made loud
+    error = (answer.float() - layer).square() / (spread + 0.1 * spread.mean())
+    return error.mean()
+
+
+def open_teacher(path: Path, threads: int = 1, layer: str | None = None) -> Teacher:
     """Return a teacher from an OpenVINO (.xml) or ONNX file with OpenPose's maps.
 
-    Input: BGR in [0, 255]. Which output holds fields is told by its 38 channels.
+    Input: BGR in [0, 255]. Which output holds fields is told by its 38 channels. `layer` names an
+    operation at stride 8 whose output is given too.
 
     Raises:
-        WeightsError: the file is missing or answers other maps.
+        WeightsError: the file is missing or answers other maps, or there is no such layer.
     """
     import openvino as ov
 
@@ -97,6 +112,11 @@ def open_teacher(path: Path, threads: int = 1) -> Teacher:
         raise WeightsError(f"{path}: no network to learn from ({reason}): check --teacher") from (
             None
         )
+    if layer is not None:
+        found = [o for o in model.get_ordered_ops() if o.get_friendly_name() == layer]
+        if not found:
+            raise WeightsError(f"{path} has no layer {layer}: look at it with Netron")
+        model.add_outputs([found[0].output(0)])
     compiled: dict[tuple[int, ...], Any] = {}
     joints, limbs = _mapping()
 
@@ -106,12 +126,16 @@ def open_teacher(path: Path, threads: int = 1) -> Teacher:
             model.reshape(list(shape))
             compiled[shape] = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
         found = list(compiled[shape]([images.cpu().numpy() * 255]).values())
+        hidden = found.pop() if layer is not None else None
         heat = next((m for m in found if m.shape[1] in (18, 19)), None)
         pafs = next((m for m in found if m.shape[1] == 38), None)
         if heat is None or pafs is None:
             got = ", ".join(str(m.shape) for m in found)
             raise WeightsError(f"{path} answers {got}: a teacher has 19 and 38 channels")
-        return _hints(heat, pafs, joints, limbs, images.device)
+        hints = _hints(heat, pafs, joints, limbs, images.device)
+        if hidden is None:
+            return hints
+        return replace(hints, layer=torch.from_numpy(hidden.astype(np.float32)).to(images.device))
 
     return teacher
 

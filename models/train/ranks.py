@@ -6,7 +6,7 @@ import os
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 def join(device: str) -> str:
@@ -46,6 +46,23 @@ def agreed(share: float, stopped: bool, device: torch.device) -> tuple[float, bo
     anyone = torch.tensor([float(stopped)], device=device)
     dist.all_reduce(anyone)
     return float(first), bool(anyone > 0)
+
+
+def averaged(values: list[Tensor], weight: float, sums: list[float]) -> list[float]:
+    """Set values to their weighted mean over all processes; return the sums of the `sums`.
+
+    Source: Stich 2019, "Local SGD converges fast and communicates little", here with weights, so
+    that a process on a busier core counts for less and holds nobody up.
+    """
+    extra = torch.tensor([weight, *sums], dtype=torch.float32, device=values[0].device)
+    flat = torch.cat([v.reshape(-1) * weight for v in values] + [extra])
+    dist.all_reduce(flat)
+    total = flat[-len(extra)].clamp_min(1e-9)
+    at = 0
+    for v in values:
+        v.copy_((flat[at : at + v.numel()] / total).reshape(v.shape))
+        at += v.numel()
+    return [float(x) for x in flat[len(flat) - len(sums) :]]
 
 
 def leave() -> None:

@@ -18,11 +18,11 @@ from manypose.models.train.packs import Photo
 from manypose.pose.grouping import GroupingConfig
 
 if TYPE_CHECKING:
-    from manypose.models.train.loop import Recipe
+    from manypose.models.train.recipe import Recipe
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = (
-    "step", "images", "minutes", "size", "lr", "heatmaps", "pafs", "encodings", "teacher",
+    "step", "images", "minutes", "size", "lr", "heatmaps", "pafs", "encodings", "teacher", "layer",
     "images_s", "data_share", "AP", "ap_error", "ceiling_AP", "AP50", "AR", "pck", "recall",
     "ghosts", "missed", "invented", "swaps", "bone_mm", "bone_constant_mm",
 )  # fmt: skip

@@ -17,9 +17,11 @@ from manypose.errors import DeviceError, OutputError, UsageError
 from manypose.models.heads import BACKBONES, STRIDE
 from manypose.models.train import batches, checkpoints, distil, loop, packs, ranks, readers, store
 from manypose.models.train.figures import figures
-from manypose.models.train.loop import Part, Recipe
 from manypose.models.train.packs import Photo
+from manypose.models.train.pool import Pool
+from manypose.models.train.recipe import Part, Recipe
 from manypose.models.train.reports import Report
+from manypose.models.train.store import Store
 
 _LOG = logging.getLogger(__name__)
 _GRID = 2 * STRIDE  # sides of the input are multiples of this
@@ -72,6 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight-3d", type=float, help="of the 3D loss (default 0.3)")
     parser.add_argument("--teacher", type=Path, help="network to learn from (.onnx, .xml)")
     parser.add_argument("--weight-teacher", type=float, help="of its loss (default 0.5)")
+    parser.add_argument(
+        "--pool", nargs="+", type=Path, metavar="DIR", default=[],
+        help="pictures of manypose train prepare, for the parts that have their size",
+    )  # fmt: skip
+    parser.add_argument("--weight-layer", type=float, help="of a teacher's layer (default 1)")
+    parser.add_argument(
+        "--average", type=float, metavar="S",
+        help="under torchrun: average weights every S seconds, gradients never",
+    )  # fmt: skip
     parser.add_argument("--photo-side", type=int, help="photos are kept at this longer side, px")
     parser.add_argument("--score-every", type=float, metavar="S", help="seconds between scores")
     parser.add_argument("--score-size", metavar="WxH", help="input size for the scores")
@@ -103,10 +114,13 @@ def run(args: argparse.Namespace) -> int:
     if device.startswith("cuda"):
         torch.backends.cudnn.benchmark = True
     smoke = args.preset == "smoke"
-    if not args.data and not smoke:
+    pools = _pools(args.pool, torch.device(device), recipe.seed)
+    sizes = {(p.width, p.height) for p in recipe.parts} - {(p.width, p.height) for p in pools}
+    if not args.data and not smoke and sizes:
         raise UsageError("--data is missing: name the photos to train on, such as coco:FILE.json")
     side = args.photo_side or _PHOTO_SIDE[args.preset]
     _write_config(args, recipe)
+    photos: Store | None = None
     if smoke:
         held = _few(args.data, recipe)
         val: list[Photo] = held
@@ -116,14 +130,15 @@ def run(args: argparse.Namespace) -> int:
             _LOG.info("ceiling of the decoder at %dx%d: AP %.3f", *size, top.get("AP", 0))
     else:
         val = [p for a in args.val for p in readers.open_source(a)]
-        photos = store.load(readers.mixed(args.data), side, device)
+        if sizes:
+            photos = store.load(readers.mixed(args.data), side, device)
     val_3d = [p for a in args.val_3d for p in readers.open_source(a)]
-    _LOG.info(
-        "%d photos (%.0f MiB on %s), %d to score on, read in %.0f s",
-        len(photos), photos.pixels.numel() / 2**20, device, len(val), time.monotonic() - began,
-    )  # fmt: skip
+    if photos is not None:
+        _LOG.info("%d photos (%.0f MiB on %s)", len(photos), photos.pixels.numel() / 2**20, device)
+    _LOG.info("%d to score on, read in %.0f s", len(val), time.monotonic() - began)
     teacher = distil.open_teacher(args.teacher, args.threads or 1) if args.teacher else None
-    loop.train(recipe, photos, val, val_3d, args.out, args.init, args.resume, teacher, began)
+    loop.train(recipe, photos, val, val_3d, args.out, args.init, args.resume, teacher, began,
+               pools, device)  # fmt: skip
     _LOG.info("weights in %s", args.out / checkpoints.EMA)
     return 0
 
@@ -134,7 +149,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         "minutes": args.minutes, "steps": args.steps, "backbone": args.backbone,
         "width": args.width, "lr": args.lr, "optimizer": args.optimizer,
         "weight_encodings": args.weight_3d,
-        "weight_teacher": args.weight_teacher, "score_every_s": args.score_every,
+        "weight_teacher": args.weight_teacher, "weight_layer": args.weight_layer,
+        "average_s": args.average, "score_every_s": args.score_every,
         "bf16": args.bf16, "compile": args.compile, "seed": args.seed,
     }  # fmt: skip
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
@@ -145,6 +161,19 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     if recipe.minutes <= 0 or recipe.width <= 0 or recipe.lr <= 0:
         raise UsageError("--minutes, --width and --lr must be above 0")
     return recipe
+
+
+def _pools(folders: list[Path], device: torch.device, seed: int) -> list[Pool]:
+    """Return one pool for every size among the folders."""
+    sized: dict[tuple[int, int], list[Path]] = {}
+    for folder in folders:
+        one = Pool([folder], device)
+        sized.setdefault((one.width, one.height), []).append(folder)
+    order = seed + 1_000_003 * ranks.here()[0]
+    pools = [Pool(some, device, order) for some in sized.values()]
+    for p in pools:
+        _LOG.info("a pool of %d pictures of %dx%d", len(p), p.width, p.height)
+    return pools
 
 
 def _parts(text: str) -> tuple[Part, ...]:

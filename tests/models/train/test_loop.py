@@ -12,8 +12,9 @@ from manypose.models.heads import Maps
 from manypose.models.train import batches, checkpoints, distil, loop, store
 from manypose.models.train.batches import Augmentation
 from manypose.models.train.figures import figures
-from manypose.models.train.loop import Part, Recipe
 from manypose.models.train.losses import losses
+from manypose.models.train.recipe import Part, Recipe, step_size
+from manypose.models.train.stop import Stop
 
 TINY = Recipe(
     parts=(Part(0.5, 64, 48, 2), Part(0.5, 96, 64, 2)), minutes=1, width=0.125, lr=1e-3,
@@ -62,7 +63,7 @@ def test_a_run_cut_in_two_goes_on_to_the_same_curve(held, tmp_path):
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         run = _Kill(TINY, held, tmp_path / "cut", None, False, None, None)
-        stop = loop._Stop()
+        stop = Stop()
         with stop.armed():
             run.go(stop, loop.Report(TINY, tmp_path / "cut", [], []))
     finally:
@@ -87,7 +88,7 @@ def test_a_signal_saves_and_is_passed_on(held, tmp_path):
             pass
 
         run = loop._Run(endless, held, tmp_path, None, False, None, None)
-        stop = loop._Stop()
+        stop = Stop()
         with stop.armed():
             os.kill(os.getpid(), signal.SIGTERM)
             run.go(stop, _Report(endless, tmp_path, [], []))
@@ -107,9 +108,9 @@ def test_the_clock_ends_a_run_annealed(held, tmp_path):
 
 
 def test_steps_warm_up_and_fall_to_zero():
-    assert loop._lr(0.0, 1.0) == pytest.approx(0.01)
-    assert loop._lr(0.03, 1.0) == pytest.approx(1.0)
-    assert loop._lr(1.0, 1.0) == pytest.approx(0.0, abs=1e-9)
+    assert step_size(0.0, 1.0) == pytest.approx(0.01)
+    assert step_size(0.03, 1.0) == pytest.approx(1.0)
+    assert step_size(1.0, 1.0) == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from manypose.errors import OutputError, SourceError
+from manypose.models.train import batches, distil, loop, pool, store
+from manypose.models.train.batches import Augmentation
+from manypose.models.train.figures import figures
+from manypose.models.train.recipe import Part, Recipe
+
+PLAIN = batches.PLAIN
+W, H = 96, 64
+
+
+@pytest.fixture(scope="module")
+def held():
+    return store.load(figures(4, W, H), W)
+
+
+def _rng():
+    return torch.Generator().manual_seed(3)
+
+
+def _teacher(images):
+    """Answer maps that tell the picture apart, as a real teacher's would."""
+    mean = images.mean((1, 2, 3)).reshape(-1, 1, 1, 1)
+    ones = torch.ones(len(images), 1, H // 8, W // 8)
+    return distil.Hints(
+        (mean * ones).repeat(1, 2, 1, 1), (0, 5), (-mean * ones).repeat(1, 2, 1, 1), (1,),
+        torch.cat([3 * mean * ones, mean * ones], 1),
+    )  # fmt: skip
+
+
+def test_a_pool_gives_back_the_composed_pictures(held, tmp_path):
+    pool.write(tmp_path / "p", held, 6, W, H, Augmentation(), _rng(), _teacher)
+    assert not (tmp_path / "p.part").exists()
+    made = batches.compose(held, 6, W, H, Augmentation(), _rng())
+    given = pool.Pool([tmp_path / "p"], torch.device("cpu"))
+    lesson = given.take(6, PLAIN, _rng())
+    wanted = batches.drawn(made)
+    means = lesson.batch.images.mean((1, 2, 3))
+    order = [int((means - m).abs().argmin()) for m in made.images.mean((1, 2, 3))]
+    assert sorted(order) == list(range(6))
+    assert (lesson.batch.images[order] - made.images).abs().max() <= 0.5 / 255 + 1e-6
+    for name in ("heatmaps", "heatmap_weight", "pafs", "paf_weight", "encodings"):
+        torch.testing.assert_close(getattr(lesson.batch.targets, name)[order],
+                                   getattr(wanted, name))  # fmt: skip
+    hints = lesson.hints
+    assert hints is not None
+    assert lesson.layer is not None
+    assert hints.joints == (0, 5)
+    assert hints.limbs == (1,)
+    mean = made.images.mean((1, 2, 3))
+    assert (hints.heatmaps[order, 0, 0, 0] - mean).abs().max() < 0.011
+    assert (hints.pafs[order, 0, 0, 0] + mean).abs().max() < 0.011
+
+
+def test_every_picture_is_shown_once_before_any_is_shown_again(held, tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        rng = torch.Generator().manual_seed(seed)
+        pool.write(tmp_path / name, held, 3, W, H, Augmentation(), rng)
+    given = pool.Pool([tmp_path / "a", tmp_path / "b"], torch.device("cpu"))
+    assert len(given) == 6
+    seen = [float(given.take(1, PLAIN, _rng()).batch.images.mean()) for _ in range(12)]
+    assert sorted(seen[:6]) == pytest.approx(sorted(seen[6:]))
+    assert len({round(s, 5) for s in seen}) == 6
+    assert given.take(1, PLAIN, _rng()).hints is None
+
+
+def test_training_on_a_pool_learns_the_teachers_layer_and_goes_on(held, tmp_path):
+    pool.write(tmp_path / "p", held, 4, W, H, PLAIN, _rng(), _teacher)
+    given = pool.Pool([tmp_path / "p"], torch.device("cpu"))
+    recipe = Recipe(
+        parts=(Part(1.0, W, H, 2),), minutes=1, width=0.125, backbone="selecsls42", steps=3,
+        how=PLAIN, score_every_s=1e9, save_every_s=1e9,
+    )  # fmt: skip
+    loop.train(recipe, None, [], [], tmp_path / "run", pools=[given])
+    table = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    row = dict(zip(table[0].split(","), table[-1].split(",")))
+    assert float(row["layer"]) > 0
+    assert float(row["teacher"]) > 0
+    loop.train(recipe, None, [], [], tmp_path / "run", resume=True, pools=[given])
+
+
+def test_what_is_no_pool_says_so(held, tmp_path):
+    with pytest.raises(SourceError, match="manypose train prepare"):
+        pool.Pool([tmp_path], torch.device("cpu"))
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(OutputError, match="not empty"):
+        pool.write(tmp_path, held, 1, W, H, PLAIN, _rng())
+    assert not np.any([p.suffix == ".part" for p in tmp_path.iterdir()])
