@@ -87,7 +87,7 @@ class ErrorModel:
                 raise ValueError(f"joint_factor has {len(factor)} values, wanted {_K}")
             return ErrorModel(joint_factor=factor, **{k: float(v) for k, v in table.items()})
         except (OSError, TypeError, ValueError) as error:
-            raise ConfigError(f"{path}: {error}; write one with ErrorModel.write") from None
+            raise ConfigError(f"{path}: {error}; write one with manypose train faults") from None
 
     def write(self, path: Path) -> None:
         """Write the model as JSON, whole or not at all."""
