@@ -135,13 +135,13 @@ def replaced(front_end: Any, outputs: Sequence[NetworkOutput], people_max: int) 
     network = front_end.network
 
     def find(frames: Sequence[Frame]) -> list[Found2D]:
-        network(frames)
+        network_ms = network.timed(frames)[1]
         found = []
         for frame in frames:
             started = time.perf_counter()
             people = tuple(group(outputs[frame.index % len(outputs)], config))
             spent = {"group": 1e3 * (time.perf_counter() - started)}
-            found.append(Found2D(people, network.stage_ms | spent))
+            found.append(Found2D(people, {**network_ms, **spent}))
         return found
 
     return find
@@ -156,7 +156,7 @@ def looped(open_again: Any, count: int) -> Iterator[Frame]:
             for frame in source:
                 time_s = shift + frame.time_s
                 step, last = (time_s - last or step), time_s
-                yield Frame(frame.image, time_s, done, frame.camera)
+                yield Frame(frame.picture, time_s, done, frame.camera)
                 done += 1
                 if done == count:
                     return

@@ -123,7 +123,7 @@ class Lane:
                     start = self._due(frame, start, live)
                     if live.stopping.is_set():
                         return
-                    yield Frame(frame.image, start + frame.time_s, index, frame.camera)
+                    yield Frame(frame.picture, start + frame.time_s, index, frame.camera)
                     index += 1
             if not self._playback.loop:
                 if not self._playback.waits_at_end:

@@ -113,7 +113,7 @@ class Recorder:
             self._meta["camera"] = camera_facts(frame.camera)
             self._write_meta("recording")
         self._newest_s = frame.time_s - self._start_s
-        own = Frame(frame.image, self._newest_s, self.frames, frame.camera)
+        own = Frame(frame.picture, self._newest_s, self.frames, frame.camera)
         return FrameResult(own, result.people, result.stage_ms)
 
     def _write_meta(self, status: str) -> None:

@@ -136,4 +136,4 @@ def _pictures(shard: Shard, config: Config) -> Iterator[Frame]:
         rate = source.info.fps or 1.0
         for frame in source:
             index = frame.index + shard.first
-            yield Frame(frame.image, index / rate, index, frame.camera)
+            yield Frame(frame.picture, index / rate, index, frame.camera)

@@ -319,7 +319,7 @@ def paced(source: Source) -> LiveSource:
                 wait = start + frame.time_s - time.perf_counter()
                 if wait > 0 and live.stopping.wait(wait):
                     return
-                yield Frame(frame.image, start + frame.time_s, frame.index, frame.camera)
+                yield Frame(frame.picture, start + frame.time_s, frame.index, frame.camera)
         live.warnings.extend(source.warnings)
         live.counts.undecodable += source.counts.undecodable
         live.counts.read += source.counts.undecodable

@@ -17,7 +17,6 @@ from typing import Any
 
 import av
 import av.logging
-import numpy as np
 
 from manypose.app.config import Config
 from manypose.app.sources import (
@@ -29,10 +28,10 @@ from manypose.app.sources import (
     SourceInfo,
     fixed_turns,
     masked,
-    turned,
 )
+from manypose.app.yuv import upright
 from manypose.errors import SourceError
-from manypose.pose.records import Frame, UInt8
+from manypose.pose.records import Frame, Picture, UInt8
 
 log = logging.getLogger(__name__)
 
@@ -200,14 +199,13 @@ class VideoFile:
                 time_s = max(time_s, last_s + _STEP_S)
                 last_s = time_s
                 turns = self._turns(frame)
-                image = _bgr(frame)
-                if image is None:
+                picture = upright(frame, turns)
+                if picture is None:
                     self._damaged()
                     self.counts.undecodable += 1
                     continue
-                image = turned(image, turns)
-                h, w = image.shape[:2]
-                yield Frame(image, time_s, index, self._lens.camera(w, h, turns))
+                h, w, _ = picture.shape
+                yield Frame(picture, time_s, index, self._lens.camera(w, h, turns))
         finally:
             self._container.close()
 
@@ -222,14 +220,6 @@ class VideoFile:
         self._closing.set()
         if not self._started:
             self._container.close()
-
-
-def _bgr(frame: Any) -> UInt8 | None:
-    """Return a decoded picture as BGR, None where damage gave it colours that do not exist."""
-    try:
-        return np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
-    except (av.error.FFmpegError, OSError, ValueError):
-        return None
 
 
 def _decodable(container: Any) -> bool:
@@ -315,11 +305,10 @@ def open_stream(address: str, config: Config) -> Source:
         while not live.stopping.is_set():
             reason = "it ended"
             try:
-                for image in _pictures(connected, live):
+                for picture in _pictures(connected, live, turns):
                     now_s = time.perf_counter()
-                    upright = turned(image, turns)
-                    h, w = upright.shape[:2]
-                    yield Frame(upright, now_s, index, lens.camera(w, h, turns))
+                    h, w, _ = picture.shape
+                    yield Frame(picture, now_s, index, lens.camera(w, h, turns))
                     index += 1
             except (av.error.FFmpegError, OSError) as error:
                 reason = str(error)
@@ -333,8 +322,8 @@ def open_stream(address: str, config: Config) -> Source:
     return LiveSource(info, frames, Counts())
 
 
-def _pictures(container: Any, live: LiveSource) -> Iterator[Any]:
-    """Yield the pictures of a stream as BGR; damage is counted."""
+def _pictures(container: Any, live: LiveSource, turns: int) -> Iterator[UInt8 | Picture]:
+    """Yield the upright pictures of a stream; damage is counted."""
     for packet in container.demux(container.streams.video[0]):
         if live.stopping.is_set():
             return
@@ -344,13 +333,13 @@ def _pictures(container: Any, live: LiveSource) -> Iterator[Any]:
             live.counts.undecodable += 1
             live.counts.read += 1
             continue
-        for picture in decoded:
-            image = _bgr(picture)
-            if image is None:
+        for frame in decoded:
+            picture = upright(frame, turns)
+            if picture is None:
                 live.counts.undecodable += 1
                 live.counts.read += 1
             else:
-                yield image
+                yield picture
 
 
 def _connect(address: str, config: Config) -> Any:

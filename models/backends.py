@@ -11,6 +11,7 @@ import json
 import logging
 import platform
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,41 +48,50 @@ _OUTPUTS = {"heatmaps": len(JOINTS_2D), "pafs": 2 * len(LIMBS), "encodings": 3 *
 class StageOneNetwork:
     """Frames to maps: letter-box, run, check. Calling it with several frames runs them together.
 
-    `info` says what runs where; `stage_ms` holds milliseconds of the last call.
+    `info` says what runs where. Several threads may call it at once where `parallel` is set.
     """
 
     def __init__(self, session: Session, info: Info) -> None:
         self.info = info
-        self.stage_ms: dict[str, float] = {}
+        self.parallel = session.parallel
         self._session = session
-        self._input = np.zeros((0, info.input_size[1], info.input_size[0], 3), np.uint8)
+        self._inputs: deque[Array] = deque()  # arrays nobody uses; a deque may be shared by threads
         self._bad = 0
 
     def __call__(self, frames: Sequence[Frame]) -> list[NetworkOutput]:
         """Return the maps of each frame."""
+        return self.timed(frames)[0]
+
+    def timed(self, frames: Sequence[Frame]) -> tuple[list[NetworkOutput], dict[str, float]]:
+        """Return the maps of each frame, and milliseconds a frame of resize and network."""
         if not frames:
-            return []
+            return [], {}
         started = time.perf_counter()
         width, height = self.info.input_size
-        if len(self._input) != len(frames):
-            self._input = np.zeros((len(frames), height, width, 3), np.uint8)
-        affine = [
-            letterbox(f.image, height, width, self._input[i])[1] for i, f in enumerate(frames)
-        ]
+        shape = (len(frames), height, width, 3)
+        try:
+            x = self._inputs.pop()
+        except IndexError:
+            x = np.empty(shape, np.uint8)
+        if x.shape != shape:
+            x = np.empty(shape, np.uint8)
+        affine = [letterbox(f.picture, height, width, x[i])[1] for i, f in enumerate(frames)]
         boxed = time.perf_counter()
-        maps = {k: self._clean(k, v) for k, v in self._session.run(self._input).items()}
-        self.stage_ms = {
+        maps = {k: self._clean(k, v) for k, v in self._session.run(x).items()}
+        self._inputs.append(x)
+        spent = {
             "resize": 1e3 * (boxed - started) / len(frames),
             "network": 1e3 * (time.perf_counter() - boxed) / len(frames),
         }
         encodings = maps.get("encodings")
-        return [
+        outputs = [
             NetworkOutput(
                 maps["heatmaps"][i], maps["pafs"][i],
                 None if encodings is None else encodings[i], affine[i],
             )
             for i in range(len(frames))
         ]  # fmt: skip
+        return outputs, spent
 
     def _clean(self, name: str, maps: Array) -> Array:
         """Return maps without NaN and infinity; they are logged, not passed on."""
@@ -100,16 +110,18 @@ class StageOneFrontEnd:
         self.network = network
         self.info = network.info
         self.batch = network.info.batch
+        self.parallel = network.parallel
         self._grouping = grouping
 
     def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
         """Return the people of each frame with milliseconds of resize, network and group."""
         found = []
-        for output in self.network(frames):
+        outputs, spent = self.network.timed(frames)
+        for output in outputs:
             started = time.perf_counter()
             people = tuple(group(output, self._grouping))
-            spent = {"group": 1e3 * (time.perf_counter() - started)}
-            found.append(Found2D(people, self.network.stage_ms | spent))
+            group_ms = 1e3 * (time.perf_counter() - started)
+            found.append(Found2D(people, {**spent, "group": group_ms}))
         return found
 
 
@@ -129,7 +141,8 @@ def load_network(
         device: auto, cpu, cuda, cuda:1, tensorrt; auto takes CUDA where it works.
         threads: of the CPU; 0 or None for all cores this process may use.
         precision: auto, fp32, int8 (its own file), bf16 or fp16 (where the engine has it).
-        batch: frames given per call; more than one runs several at once (recorded video).
+        batch: frames in work at once, for recorded video: in one call, or, where the network
+            returned says `parallel`, in calls by so many threads.
 
     Raises:
         WeightsError: the file is missing, damaged or of another network.
@@ -166,7 +179,7 @@ def load_front_end(
     batch: int = 1,
     grouping: GroupingConfig | None = None,
 ) -> Any:
-    """Return a 2D front end with `.info` and `.batch`: ours, or one of the user's own.
+    """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
     Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
     user's network.
@@ -254,7 +267,7 @@ def _choose(
     if len(options) == 1:
         return *options[0], start(0), "nothing else to choose from"
     key = "|".join([
-        cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
+        "2", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
         *(f"{name} {_version(name)} {digest[row.path][:16]}" for row, name in options),
     ])  # fmt: skip
     store = cache_folder() / "choice.json"
@@ -272,13 +285,13 @@ def _choose(
         raise DeviceError(f"no installed engine runs on {wish.device}; use --device cpu")
     # Rounds in turn and the least time: other programs disturb all alike, and the least counts.
     rounds = [
-        {at: _seconds(s, wish.batch) for at, s in trials.items()} for _ in range(_PROBE_ROUNDS)
+        {at: _seconds(s, wish.batch) / wish.batch for at, s in trials.items()}
+        for _ in range(_PROBE_ROUNDS)
     ]
     least = {at: min(r[at] for r in rounds) for at in trials}
     order = sorted(least, key=lambda at: least[at])
     spent = ", ".join(
-        f"{options[at][1]} {options[at][0].precision} {1e3 * least[at] / wish.batch:.1f} ms"
-        for at in order
+        f"{options[at][1]} {options[at][0].precision} {1e3 * least[at]:.1f} ms" for at in order
     )
     memory[key] = [order[0], spent]
     if writable(store.parent):
@@ -324,8 +337,11 @@ def _nvidia() -> bool:
 
 
 def _seconds(session: Session, batch: int = 1) -> float:
-    """Run the network on grey pictures; return the seconds it took."""
-    shape = [batch, *(d or 1 for d in session.inputs[0].shape[1:])]
+    """Run the network on grey pictures; return the seconds it took.
+
+    Where pictures go in parallel the one asked for stands for `batch` of them, each on its cores.
+    """
+    shape = [1 if session.parallel else batch, *(d or 1 for d in session.inputs[0].shape[1:])]
     started = time.perf_counter()
     session.run(np.full(shape, 114, np.uint8))
     return time.perf_counter() - started

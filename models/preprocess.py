@@ -9,14 +9,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from manypose.pose.records import Float, UInt8
+from manypose.pose.records import Float, Picture, UInt8
 
 STRIDE = 8
 BORDER = 114  # grey of the border, as in training
 
 
 def letterbox(
-    image: UInt8, height: int, width: int, out: UInt8 | None = None
+    image: UInt8 | Picture, height: int, width: int, out: UInt8 | None = None
 ) -> tuple[UInt8, Float]:
     """Return the picture as (height, width, 3) uint8, and the affine (2, 3) grid cell -> image px.
 
@@ -24,7 +24,7 @@ def letterbox(
     input, and `cv2.resize` maps pixel areas, so that px p there is (p + 0.5) / scale - 0.5 here.
     `out` is written to instead of a new array; what it holds does not matter.
     """
-    h, w = image.shape[:2]
+    h, w, _ = image.shape
     if h == 0 or w == 0:
         raise ValueError(f"letterbox: empty picture {image.shape}")
     if out is None:
@@ -38,7 +38,11 @@ def letterbox(
     out[top + nh :] = BORDER
     out[top : top + nh, :left] = BORDER
     out[top : top + nh, left + nw :] = BORDER
-    cv2.resize(image, (nw, nh), dst=out[top : top + nh, left : left + nw])
+    place = out[top : top + nh, left : left + nw]
+    if isinstance(image, np.ndarray):
+        cv2.resize(image, (nw, nh), dst=place)
+    else:
+        image.resized(place)
     return out, grid_to_image(w / nw, h / nh, left, top)
 
 

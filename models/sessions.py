@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torc
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a session is asked for. threads 0: all cores; batch: pictures a call."""
+    """What a session is asked for. threads 0: all cores; batch: pictures in work at once."""
 
     device: str = "cpu"
     threads: int = 0
@@ -39,7 +40,11 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """A loaded network. `run` takes the input array and returns the outputs by name."""
+    """A loaded network. `run` takes the input array and returns the outputs by name.
+
+    parallel: `run` may be called by several threads at once, and that is the fastest way to have
+    several pictures in work; otherwise they go into one call.
+    """
 
     run: Callable[[Array], dict[str, Array]]
     inputs: tuple[Tensor, ...]
@@ -47,6 +52,7 @@ class Session:
     device: str
     precision: str
     engine: str
+    parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,8 @@ def _onnx(path: Path, wish: Wish) -> Session:
     if len(info.inputs) != 1:
         raise WeightsError(f"{path}: {len(info.inputs)} inputs, wanted one; export it anew")
     options = ort.SessionOptions()
-    options.intra_op_num_threads = wish.threads
+    parallel = wish.device == "cpu" and wish.batch > 1
+    options.intra_op_num_threads = max(1, wish.threads // wish.batch) if parallel else wish.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -141,6 +148,7 @@ def _onnx(path: Path, wish: Wish) -> Session:
         _guarded(_fixed_batch(run, info.inputs[0]), path, "ONNX Runtime"), info.inputs,
         tuple(names), wish.device,
         wish.precision, f"ONNX Runtime {ort.__version__} ({got.removesuffix('ExecutionProvider')})",
+        parallel,
     )  # fmt: skip
 
 
@@ -185,8 +193,8 @@ def _fixed_batch(
 def _openvino(path: Path, wish: Wish) -> Session:
     """Return a session of OpenVINO: CPU (or its GPU), an ONNX file or an IR.
 
-    A batch is spread over requests in flight, one core each, which takes more pictures a second
-    than all cores on one picture.
+    Pictures in work at once have one core each, which takes more pictures a second than all cores
+    on one picture: those of one call, or those of calls by several threads.
     """
     ov = engine("openvino", "openvino")
     if path.suffix.lower() == ".onnx":
@@ -222,28 +230,39 @@ def _openvino(path: Path, wish: Wish) -> Session:
     names = [_ov_name(o, i) for i, o in enumerate(compiled.outputs)]
     fixed = tensors[0].shape[0] if tensors[0].shape else None
     per_call = fixed or 1
-    queue = ov.AsyncInferQueue(compiled, streams)
-    done: list[dict[str, Array]] = []
+    spare: deque[Any] = deque()  # requests nobody uses; a deque may be shared by threads
 
-    def keep(request: Any, at: int) -> None:
-        done[at] = {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(names)}
+    def started(part: Array) -> Any:
+        try:
+            request = spare.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        request.start_async({0: part}, share_inputs=True)
+        return request
 
-    queue.set_callback(keep)
+    def answer(request: Any) -> dict[str, Array]:
+        request.wait()
+        maps = {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(names)}
+        spare.append(request)
+        return maps
 
     def run(x: Array) -> dict[str, Array]:
-        count = len(x) // per_call
-        done[:] = [{}] * count
-        for i in range(count):
-            queue.start_async({0: x[i * per_call : (i + 1) * per_call]}, i)
-        queue.wait_all()
-        if count == 1:
-            return dict(done[0])
+        x = np.ascontiguousarray(x)  # alive until its answers are there: it is not copied
+        waiting: deque[Any] = deque()
+        done = []
+        for i in range(len(x) // per_call):
+            if len(waiting) == streams:
+                done.append(answer(waiting.popleft()))
+            waiting.append(started(x[i * per_call : (i + 1) * per_call]))
+        done += [answer(request) for request in waiting]
+        if len(done) == 1:
+            return done[0]
         return {n: np.concatenate([d[n] for d in done]) for n in names}
 
     return Session(
         _guarded(_fixed_batch(run, tensors[0]) if per_call > 1 else run, path, "OpenVINO"),
         tensors, tuple(names), wish.device,
-        wish.precision, f"OpenVINO {ov.__version__.split('-')[0]}",
+        wish.precision, f"OpenVINO {ov.__version__.split('-')[0]}", streams > 1,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class OwnFrontEnd:
 
     info: Info
     batch: int
+    parallel: bool
     detector: tuple[Session, DetectorConfig] | None
     pose: tuple[Session, PoseConfig]
 
@@ -83,7 +84,7 @@ def load(
         pose_session.engine, pose_session.device, "fp32", threads, 1, own.pose.input,
         own.pose.licence, "a network of the user's own",
     )  # fmt: skip
-    front_end = OwnFrontEnd(info, 1, detector, (pose_session, own.pose))
+    front_end = OwnFrontEnd(info, 1, False, detector, (pose_session, own.pose))
     grey = np.full((240, 320, 3), 114, np.uint8)
     if own.detector is not None and detector is not None:
         find_boxes(*detector, grey)

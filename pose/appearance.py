@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose.joints import INDEX_2D
+from manypose.pose.records import Frame
 
 Float = NDArray[np.floating[Any]]
 
@@ -22,14 +23,14 @@ _HUES, _GREYS, _SATURATIONS = 12, 4, 2
 _BINS = _HUES * _SATURATIONS + _GREYS
 
 
-def appearance(image: NDArray[np.uint8], points: Float) -> Float:
+def appearance(frame: Frame, points: Float) -> Float:
     """Return the colours (M, bins) of the clothes of people with points (M, K, 2) px.
 
     Two histograms, of the trunk and of the thighs: hue and saturation where there is colour,
     brightness where there is none. At most 126 pixels a person are read. NaN where too few of them
     lie in the picture.
     """
-    h, w = image.shape[:2]
+    h, w = frame.shape
     out = np.full((len(points), 2 * _BINS), np.nan)
     if not len(points):
         return out
@@ -44,7 +45,7 @@ def appearance(image: NDArray[np.uint8], points: Float) -> Float:
         ok = np.isfinite(xy).all(-1)
         x, y = (np.rint(np.where(ok, xy[..., k], -1)).astype(np.int64) for k in (0, 1))
         ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)
-        pixel = image[np.clip(y, 0, h - 1), np.clip(x, 0, w - 1)]
+        pixel = frame.pixels(np.clip(y, 0, h - 1), np.clip(x, 0, w - 1))
         bins = _colour_bins(pixel)
         row = np.arange(len(points))[:, None] * _BINS
         count = np.bincount((row + bins)[ok], minlength=len(points) * _BINS).reshape(-1, _BINS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +29,57 @@ def _check(what: str, array: NDArray[Any], *shape: int | None) -> None:
         raise ValueError(f"{what}: shape {got}, wanted {shape}")
 
 
+class Picture(Protocol):
+    """A picture that is made an array only as far as somebody asks for it."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, 3."""
+
+    def whole(self) -> UInt8:
+        """Return all of it, BGR (H, W, 3)."""
+
+    def resized(self, out: UInt8) -> None:
+        """Write it, scaled to the size of `out` (bilinear), as BGR to `out`."""
+
+    def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:
+        """Return BGR at these px, in the shape that y and x broadcast to, and 3."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture: BGR (H, W, 3) uint8, upright; its time in seconds, index and camera.
+    """One picture, BGR (H, W, 3) uint8, upright; its time in seconds, index and camera.
 
-    `time_s` never runs back within a source; a gap in `index` counts dropped frames.
+    `time_s` never runs back within a source; a gap in `index` counts dropped frames. Decoders give
+    a `Picture`: the networks, who need a small one, and the tracker, who looks at some pixels, are
+    spared the whole; `image` is the array whatever it was.
     """
 
-    image: UInt8
+    picture: UInt8 | Picture
     time_s: float
     index: int
     camera: Camera
 
     def __post_init__(self) -> None:
-        _check("Frame.image", self.image, None, None, 3)
+        if isinstance(self.picture, np.ndarray):
+            _check("Frame.image", self.picture, None, None, 3)
+
+    @property
+    def image(self) -> UInt8:
+        """The picture, BGR (H, W, 3)."""
+        picture = self.picture
+        return picture if isinstance(picture, np.ndarray) else picture.whole()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the picture, px."""
+        h, w, _ = self.picture.shape
+        return h, w
+
+    def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:
+        """Return BGR (..., 3) at px y, x, which broadcast and must lie in the picture."""
+        picture = self.picture
+        return picture[y, x] if isinstance(picture, np.ndarray) else picture.pixels(y, x)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -218,7 +218,7 @@ class Tracker:
             unsure = np.array([t.colours_seen < 5 or t.strange > 0 for t in self._tracks])
             wanted |= (close & unsure[:, None]).any(0)
         index = np.flatnonzero(wanted & ~covered(seen.points, seen.roots))
-        for j, look in zip(index, appearance(frame.image, seen.points[index])):
+        for j, look in zip(index, appearance(frame, seen.points[index])):
             colours[int(j)] = look
         return colours
 
@@ -369,8 +369,9 @@ class Tracker:
 
     def _changed(self, frame: Frame) -> float:
         """Return how little this picture has to do with the last, 0 (same) to 1 (nothing)."""
-        h, w = frame.image.shape[:2]
-        small = frame.image[h // 36 :: max(h // 18, 1), w // 64 :: max(w // 32, 1)]
+        h, w = frame.shape
+        rows = np.arange(h // 36, h, max(h // 18, 1))
+        small = frame.pixels(rows[:, None], np.arange(w // 64, w, max(w // 32, 1)))
         new = small.astype(np.float64).mean(-1)
         old, self._thumbnail = self._thumbnail, new
         if old is None or old.shape != new.shape or old.std() < 4 or new.std() < 4:
