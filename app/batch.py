@@ -16,13 +16,13 @@ from typing import Any
 
 from manypose.app.config import Config
 from manypose.app.crew import Crew, Load
+from manypose.app.folder import is_done, old_meta
 from manypose.app.formats.part import cannot_write, write_json
 from manypose.app.handover import Closed, Line
 from manypose.app.inputs import Input
 from manypose.app.journal import Journal
 from manypose.app.meta import run_header
 from manypose.app.pipeline import Engine, follower_config
-from manypose.app.process import is_done, old_meta
 from manypose.app.shards import FRAMES, Shard, cut
 from manypose.app.sources import open_source
 from manypose.errors import DeviceError, ManyposeError, UsageError

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from manypose.app.config import nearest
 from manypose.app.exports import EXPORTERS, Options, exporter
+from manypose.app.formats.part import write_json
 from manypose.app.formats.reading import load_run
 from manypose.errors import UsageError
 
@@ -76,7 +78,13 @@ def export_run(
     """
     stored = load_run(folder)
     target = folder if out is None else out
+    options = options or Options()
     written: list[Path] = []
     for name in names:
-        written += exporter(name)(stored, target, options or Options())
+        written += exporter(name)(stored, target, options)
+    meta = folder / "meta.json"
+    if out is None and meta.is_file():  # so that they can be made anew when the run is changed
+        told = {name: asdict(options) for name in names}
+        kept = {k: v for k, v in stored.meta.items() if k != "exports"}
+        write_json(meta, {**kept, "exports": {**(stored.meta.get("exports") or {}), **told}})
     return written

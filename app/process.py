@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import threading
 import time
@@ -21,11 +20,10 @@ from typing import Any
 import numpy as np
 
 from manypose.app.config import Config
-from manypose.app.formats import WRITERS, Writer
-from manypose.app.formats.events import EventsWriter
+from manypose.app.folder import RESULTS, clear, is_done, old_meta, writers_of
+from manypose.app.formats import Writer
 from manypose.app.formats.part import cannot_write, write_json
 from manypose.app.handover import Closed, Line
-from manypose.app.journal import NAME as JOURNAL_NAME
 from manypose.app.journal import Journal, normalised
 from manypose.app.meta import describe, run_header
 from manypose.app.pipeline import Engine
@@ -36,10 +34,6 @@ from manypose.pose.records import Detections, Frame, FrameResult
 
 log = logging.getLogger(__name__)
 
-_RESULTS = (
-    "meta.json", "events.jsonl", "pose.npz", "rotations.npz", "pose.csv", "pose.jsonl", "coco.json",
-    "overlay.mp4",
-)  # fmt: skip
 _READ_AHEAD, _WRITE_BEHIND = 4, 8  # frames in the queues: full pictures, so few
 
 
@@ -135,39 +129,6 @@ def process(job: Job, source: Source, engine: Engine) -> Summary:
         OutputError: the results cannot be written.
     """
     return _Process(job, source, engine).run()
-
-
-def results_in(folder: Path) -> bool:
-    """Return whether a folder holds results of a run, finished or not."""
-    names = ("meta.json", "pose.npz", "pose.jsonl", "pose.jsonl.part", JOURNAL_NAME)
-    return any((folder / name).exists() for name in names)
-
-
-def is_done(folder: Path, old: Mapping[str, Any], header: dict[str, Any], config: Config) -> bool:
-    """Return whether an earlier, complete run is the very one asked for."""
-    whole = old.get("status") in ("ok", "partial")
-    same = whole and all(old.get(k) == header.get(k) for k in ("key", "seconds_max"))
-    return same and all(writer.path.exists() for writer in writers_of(folder, header, config))
-
-
-def writers_of(folder: Path, header: dict[str, Any], config: Config) -> list[Writer]:
-    """Return the writers of the files that the settings ask for."""
-    writers: list[Writer] = [EventsWriter(folder, header)]
-    writers += [WRITERS[name](folder, header) for name in config.output.formats]
-    if config.output.video:
-        from manypose.app.formats.video import OverlayWriter
-
-        writers.append(OverlayWriter(folder, header))
-    return writers
-
-
-def old_meta(folder: Path) -> dict[str, Any]:
-    """Return meta.json of an earlier run, empty if there is none that can be read."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
 
 
 class _DoneBefore(Exception):  # noqa: N818 - an answer, not an error
@@ -297,7 +258,7 @@ class _Process:
             log.warning("%s: another source, settings or files: starts anew", job.folder)
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
-            _clear(job.folder, old, keep_journal=job.resume)
+            clear(job.folder, old, keep_journal=job.resume)
         except OSError as error:
             raise cannot_write(job.folder, error) from error
         if not self._source.live:
@@ -377,7 +338,7 @@ class _Process:
             dropped=dict(dropped),
             undecodable=counts.undecodable,
             warnings=tuple(self._source.warnings),
-            outputs=tuple(n for n in _RESULTS if (self._job.folder / n).exists()),
+            outputs=tuple(n for n in RESULTS if (self._job.folder / n).exists()),
             error=str(error) if status == "failed" else "",
             exit_code=0 if error is None else getattr(error, "exit_code", 130),
         )
@@ -387,14 +348,3 @@ class _Process:
             )
             write_json(self._job.folder / "meta.json", meta)
         return summary
-
-
-def _clear(folder: Path, old: Mapping[str, Any], *, keep_journal: bool) -> None:
-    """Remove what an earlier run left, so that no stale file stands beside the new ones."""
-    listed = (old.get("summary") or {}).get("outputs") or ()
-    names = {*_RESULTS, *(n for n in listed if isinstance(n, str) and n == Path(n).name)}
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-        (folder / f"{name}.part").unlink(missing_ok=True)
-    if not keep_journal:
-        (folder / JOURNAL_NAME).unlink(missing_ok=True)

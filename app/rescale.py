@@ -2,7 +2,7 @@
 
 One camera sees directions, not sizes: bodies of another height at a distance in the same ratio give
 the same picture. So a run is rescaled by multiplying every position in the camera frame; pixels,
-times and rotations stay. The factor is told to meta.json, and text exports are made anew on demand.
+times and rotations stay. The factor is told to meta.json; exports in the folder are made anew.
 """
 
 from __future__ import annotations
@@ -17,19 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.app.formats import WRITERS
-from manypose.app.formats.part import write_json
 from manypose.app.formats.reading import Run, load_run
-from manypose.calib.camera import Camera
-from manypose.errors import OutputError, UsageError
+from manypose.app.rewrite import IN_3D, refresh, write_run
+from manypose.errors import UsageError
 from manypose.pose.joints import MIRROR, PARENT
-from manypose.pose.records import Frame, FrameResult, TrackedPerson
 from manypose.pose.skeleton import stature_m
 
 log = logging.getLogger(__name__)
-
-_NO_PICTURE = np.zeros((1, 1, 3), np.uint8)
-_NATIVE = {"npz": "pose.npz", "csv": "pose.csv", "jsonl": "pose.jsonl"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
             continue
         factors[track_id] = args.height / now_m
     folder = stored.folder if args.output is None else Path(args.output)
-    write(rescaled(stored, factors), folder, factors)
+    write_run(rescaled(stored, factors), folder, IN_3D)
+    refresh(folder)
+    for track_id, factor in factors.items():
+        log.info("person %d: positions times %.4f", track_id, factor)
     sys.stdout.write(f"{folder}\n")
     return 0
 
@@ -95,36 +92,3 @@ def rescaled(stored: Run, factors: dict[int, float]) -> Run:
     told = {str(i): round(float(before.get(str(i), 1.0)) * f, 6) for i, f in factors.items()}
     meta = {**stored.meta, "scale_source": "rescaled", "rescaled": {**before, **told}}
     return dataclasses.replace(stored, kp3d=kp3d, root=root, meta=meta)
-
-
-def write(stored: Run, folder: Path, factors: dict[int, float]) -> None:
-    """Write the native files of a run anew, each whole or not at all.
-
-    Raises:
-        OutputError: the folder is that of another run, or cannot be written.
-    """
-    in_place = folder.resolve() == stored.folder.resolve()
-    if not in_place and (folder / "meta.json").exists():
-        raise OutputError(f"{folder}: holds another run; choose a new folder with -o.")
-    folder.mkdir(parents=True, exist_ok=True)
-    meta = {k: v for k, v in stored.meta.items() if k not in ("status", "summary")}
-    names = [n for n, f in _NATIVE.items() if (stored.folder / f).is_file()] or ["npz"]
-    writers = [WRITERS[name](folder, meta) for name in names]
-    camera = Camera.from_fov(2, 2)  # not written; a frame must have one
-    for writer in writers:
-        with writer:
-            for one in stored:
-                people = tuple(
-                    TrackedPerson(
-                        p.id, p.score, p.kp2d[:, :2], p.kp2d[:, 2], p.kp3d, p.state, p.box, p.quat
-                    )
-                    for p in one.persons
-                )
-                writer.write(FrameResult(Frame(_NO_PICTURE, one.t, one.frame, camera), people))
-    if not in_place:
-        for name in ("coco.json", "events.jsonl"):
-            if (stored.folder / name).is_file():
-                (folder / name).write_bytes((stored.folder / name).read_bytes())
-    write_json(folder / "meta.json", stored.meta)
-    for track_id, factor in factors.items():
-        log.info("person %d: positions times %.4f", track_id, factor)

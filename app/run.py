@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config, nearest
+from manypose.app.folder import results_in
 from manypose.app.formats import WRITERS
 from manypose.app.formats.jsonl import frame_object
 from manypose.app.inputs import Input, plan
 from manypose.app.options import add_settings, add_streams, settings
 from manypose.app.pipeline import Engine, load_engine
-from manypose.app.process import Job, Summary, Tally, process, results_in
+from manypose.app.process import Job, Summary, Tally, process
 from manypose.app.progress import make_progress
 from manypose.app.remembered import remember
 from manypose.app.sources import Source, open_source, threads_lent
@@ -208,7 +209,7 @@ def _smooth(summary: Summary, config: Config) -> None:
     if how == "none" or summary.status not in ("ok", "partial", "done"):
         return
     from manypose.app.formats.reading import load_run
-    from manypose.app.rescale import write
+    from manypose.app.rewrite import IN_3D, write_run
     from manypose.app.smoothing import smooth_run
 
     if not any(name in ("pose.npz", "pose.jsonl") for name in summary.outputs):
@@ -216,7 +217,7 @@ def _smooth(summary: Summary, config: Config) -> None:
         return
     stored = load_run(Path(summary.folder))
     if "smooth" not in stored.meta:
-        write(smooth_run(stored, how), stored.folder, {})
+        write_run(smooth_run(stored, how), stored.folder, IN_3D)
 
 
 def _exported(summary: Summary, config: Config) -> Summary:

@@ -7,9 +7,11 @@ converts axes and units itself from what the run holds: metres in the camera fra
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from manypose.app.formats.reading import Run
 
@@ -32,6 +34,13 @@ class Options:
     ground: bool = True
     ids: tuple[int, ...] = ()
 
+    @staticmethod
+    def of(told: Mapping[str, Any]) -> Options:
+        """Return the options that a run's meta.json tells of, the usual ones where it does not."""
+        known = {f.name for f in fields(Options)}
+        chosen = {k: v for k, v in told.items() if k in known}
+        return Options(**{**chosen, "ids": tuple(chosen.get("ids", ()))})
+
 
 Exporter = Callable[[Run, Path, Options], "list[Path]"]
 
@@ -46,6 +55,26 @@ EXPORTERS: dict[str, tuple[str, str]] = {
     "motchallenge": ("manypose.app.exports.motchallenge", "MOTChallenge text, boxes and ids"),
     "parquet": ("manypose.app.exports.parquet", "Parquet table, a row per joint (needs pyarrow)"),
 }
+
+
+# Name -> what its files are called, relative to the folder.
+_FILES: dict[str, str] = {
+    **{name: rf"person_\d+\.{name}" for name in ("bvh", "trc", "mot", "c3d")},
+    "glb": r"people\.glb",
+    "openpose": r"openpose/.+_\d{12}_keypoints\.json",
+    "motchallenge": r"motchallenge\.txt",
+    "parquet": r"pose\.parquet",
+}
+
+
+def made_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of earlier exports in a folder by format, those that are there."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted([*folder.glob("*"), *folder.glob("openpose/*")]):
+        for name, pattern in _FILES.items():
+            if re.fullmatch(pattern, path.relative_to(folder).as_posix()):
+                found.setdefault(name, []).append(path)
+    return found
 
 
 def exporter(name: str) -> Exporter:
