@@ -15,9 +15,8 @@ import os
 import platform
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from manypose.app.config import Config
-from manypose.app.handover import Closed, Line
+from manypose.app.flow import detected
 from manypose.app.options import add_settings, settings
 from manypose.app.pipeline import Engine, load_engine
 from manypose.app.sources import open_source, paced
@@ -34,6 +33,7 @@ from manypose.pose.records import Frame, FrameResult
 
 FRAMES_MIN = 100
 WARM_UP = 20  # frames run before the clock starts
+_DRAWN = 20  # frames kept to measure drawing
 STAGES = (
     "decode",
     "resize",
@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="1920x1080", metavar="WxH", help="of the generated clip")
     parser.add_argument("--live", action="store_true", help="as from a camera: newest frame wins")
     parser.add_argument("--rate", type=int, default=60, metavar="FPS", help="of the generated clip")
-    parser.add_argument("--batch", type=int, default=0, metavar="N", help="recorded: frames a call")
+    parser.add_argument(
+        "--batch", type=int, default=0, metavar="N", help="recorded: frames at once"
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     add_settings(
         parser, "model.name", "model.backend", "model.device", "model.precision", "model.threads",
@@ -198,29 +200,28 @@ def measure(
     shown: list[FrameResult] = []
     people = 0
     started = cpu = 0.0
-    size = 1 if live else engine.batch
     stream = (
         _live(address, config, frames + WARM_UP, dropped)
         if live
         else _recorded(address, config, frames + WARM_UP, decode)
     )
     done = 0
-    with contextlib.closing(stream):
-        for taken in _in_batches(stream, size):
-            for detections in engine.detector(taken):
-                result = follower(detections)
-                done += 1
-                if done > WARM_UP:
-                    stage_ms.append(dict(result.stage_ms))
-                    people += len(result.people)
-                    if live:
-                        latency.append(1e3 * (time.perf_counter() - result.frame.time_s))
-                    if len(shown) < 60:
-                        shown.append(result)
-                elif done == WARM_UP:
-                    dropped.clear()
-                    decode.clear()
-                    started, cpu = time.perf_counter(), time.process_time()
+    flow = detected(stream, engine, live=live)
+    with contextlib.closing(flow):
+        for detections, _ in flow:
+            result = follower(detections)
+            done += 1
+            if done > WARM_UP:
+                stage_ms.append(dict(result.stage_ms))
+                people += len(result.people)
+                if live:
+                    latency.append(1e3 * (time.perf_counter() - result.frame.time_s))
+                if len(shown) < _DRAWN:
+                    shown.append(result)
+            elif done == WARM_UP:
+                dropped.clear()
+                decode.clear()
+                started, cpu = time.perf_counter(), time.process_time()
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     count = len(stage_ms)
     if count < FRAMES_MIN:
@@ -231,7 +232,7 @@ def measure(
     times = {name: [s[name] for s in stage_ms if name in s] for name in STAGES}
     times["decode"] = decode
     times["draw"] = _drawing(shown)
-    h, w = shown[0].frame.image.shape[:2]
+    h, w = shown[0].frame.shape
     return Measured(
         fps=round(count / seconds, 2),
         frames=count,
@@ -258,48 +259,20 @@ def _percentiles(values: list[float]) -> dict[str, float]:
     }
 
 
-def _in_batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
-    taken: list[Frame] = []
-    for frame in frames:
-        taken.append(frame)
-        if len(taken) == size:
-            yield taken
-            taken = []
-    if taken:
-        yield taken
-
-
 def _recorded(
     address: str, config: Config, count: int, decode_ms: list[float]
 ) -> Generator[Frame, None, None]:
-    """Yield frames read ahead by a thread, as `manypose run` reads them; times go into a list."""
+    """Yield frames of a recorded source, round and round; times of reading go into a list."""
     from manypose.app.bench_people import looped
 
-    line: Line[Frame] = Line(4)
-
-    def read() -> None:
-        try:
-            frames = looped(lambda: open_source(address, config), count)
-            while True:
-                started = time.perf_counter()
-                frame = next(frames, None)
-                if frame is None:
-                    break
-                decode_ms.append(1e3 * (time.perf_counter() - started))
-                line.put(frame)
-            line.end()
-        except Closed:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
-            line.end(error)
-
-    reader = threading.Thread(target=read, name="decode", daemon=True)
-    reader.start()
-    try:
-        yield from line
-    finally:
-        line.close()
-        reader.join(10)
+    frames = looped(lambda: open_source(address, config), count)
+    while True:
+        started = time.perf_counter()
+        frame = next(frames, None)
+        if frame is None:
+            return
+        decode_ms.append(1e3 * (time.perf_counter() - started))
+        yield frame
 
 
 def _live(
@@ -372,7 +345,7 @@ def _text(report: dict[str, Any]) -> str:
         f"{report['fps']:.1f} frames/s end to end, {report['mode']}, {report['source']}",
         f"network  {net['model']} {net['precision']}, input {net['input_size'][0]}x"
         f"{net['input_size'][1]}, {net['engine']}, {net['device']}, {net['threads']} threads, "
-        f"{report['batch']} frames a call",
+        f"{report['batch']} frames at once",
         f"machine  {cpu['cpu']}, {cpu['cores']} cores, load {cpu['load_average']}",
         f"         {' '.join(cpu['flags'])}",
     ]

@@ -6,6 +6,7 @@ and repeats what they lost; nothing of that is done here.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from manypose.app.config import Config
+from manypose.app.flow import detected
 from manypose.app.journal import Found, found_in
 from manypose.app.pipeline import Engine
 from manypose.app.shards import Shard, frames_of
 from manypose.app.sources import threads_lent
 from manypose.errors import DeviceError, ManyposeError, UsageError
-from manypose.pose.records import Frame
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +47,9 @@ class Worker:
         Raises:
             SourceError: the source cannot be read.
         """
-        found: list[Found] = []
-        batch: list[Frame] = []
-        for frame in frames_of(shard, self._config):
-            batch.append(frame)
-            if len(batch) >= self._engine.batch:
-                found += map(found_in, self._engine.detector(batch))
-                batch = []
-        if batch:
-            found += map(found_in, self._engine.detector(batch))
-        return found
+        flow = detected(frames_of(shard, self._config), self._engine)
+        with contextlib.closing(flow):
+            return [found_in(detections) for detections, _ in flow]
 
 
 class Crew(Protocol):

@@ -64,6 +64,11 @@ class Line(Generic[T]):
             self._items.clear()
             self._turn.notify_all()
 
+    @property
+    def closed(self) -> bool:
+        """Whether either side has given up."""
+        return self._closed
+
     def __iter__(self) -> Iterator[T]:
         """Yield the items in order until the end; raises the producer's error."""
         while True:

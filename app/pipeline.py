@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +19,15 @@ class Engine:
     """What is loaded once and serves many videos: a Detector, and how to follow people.
 
     info names the network (model, sha256, runtime, device, precision, threads); batch is how many
-    frames a call of the detector takes best where nobody waits for the first of them.
+    frames are best in work at once where nobody waits for the first of them: in one call of the
+    detector, or, if it is parallel, in calls by so many threads (`app.flow` does either).
     """
 
     detector: Detector
     follower_config: FollowerConfig
     info: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 1
+    parallel: bool = False
 
     def follower(self) -> Follower:
         """Return a Follower without memory, for one more video."""
@@ -53,7 +56,7 @@ def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:
 
 
 def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
-    """Load the networks of the settings, for `batch` frames a call.
+    """Load the networks of the settings, for `batch` frames in work at once.
 
     Raises:
         WeightsError: a weight file is missing or damaged.
@@ -67,6 +70,8 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
 
     # OpenCV's own threads fight those of the network and of the decoder.
     cv2.setNumThreads(1)
+    # Threads that come back from the network wait for their turn at most so long (else 5 ms).
+    sys.setswitchinterval(5e-4)
     model = config.model
     front_end = load_front_end(
         model.name,
@@ -79,7 +84,8 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     )
     info = dataclasses.asdict(front_end.info)
     detector = Detector(front_end, functools.partial(lift, lifter=load_lifter()))
-    return Engine(detector, follower_config(config, still=still), info, front_end.batch)
+    limits = follower_config(config, still=still)
+    return Engine(detector, limits, info, front_end.batch, front_end.parallel)
 
 
 def build_estimator(config: Config) -> Estimator:

@@ -1,0 +1,87 @@
+"""Frames through the detector, in order: reading, finding and following at the same time.
+
+A thread of its own takes the frames. What is found in recorded ones is worked out for several at
+once, by threads or in one call, as the engine likes it; of live ones the newest is taken when the
+network is free. The caller follows people meanwhile, so that neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from manypose.app.handover import Closed, Line
+from manypose.app.pipeline import Engine
+from manypose.pose.records import Detections, Frame
+
+Found = tuple[Detections, bool]
+
+
+def detected(
+    frames: Iterable[Frame],
+    engine: Engine,
+    *,
+    live: bool = False,
+    known: Callable[[Frame], Detections | None] | None = None,
+) -> Generator[Found]:
+    """Yield what is found in every frame, in their order, and whether `known` had it.
+
+    Memory is bounded by the frames in work. Closing the generator ends the reading at the next
+    frame. Errors of the source and of the network are raised here, after what came before them.
+
+    Args:
+        frames: read by another thread.
+        engine: its detector, and how many frames it likes in work.
+        live: one frame at a time, each taken when the one before it is done.
+        known: what is known of a frame already; asked by other threads.
+    """
+    workers = engine.batch if engine.parallel and not live else 1
+    size = 1 if live or engine.parallel else engine.batch
+    line: Line[Future[list[Found]]] = Line(1 if live else workers)
+    pool = ThreadPoolExecutor(workers, "find")
+
+    def find(batch: list[Frame]) -> list[Found]:
+        old = [known(f) if known is not None else None for f in batch]
+        new = [f for f, o in zip(batch, old) if o is None]
+        found = iter(engine.detector(new) if new else ())
+        return [(next(found), False) if o is None else (o, True) for o in old]
+
+    def feed() -> None:
+        try:
+            for batch in _batches(frames, size):
+                done = pool.submit(find, batch)
+                line.put(done)
+                if live:
+                    wait([done])
+            line.end()
+        except (Closed, RuntimeError) as error:
+            # RuntimeError: the pool was shut down, because the caller has gone
+            if isinstance(error, RuntimeError) and not line.closed:
+                line.end(error)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            line.end(error)
+        finally:
+            getattr(frames, "close", lambda: None)()
+
+    feeder = threading.Thread(target=feed, name="read", daemon=True)
+    feeder.start()
+    try:
+        for done in line:
+            yield from done.result()
+    finally:
+        line.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+        feeder.join(10)
+
+
+def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
+    """Yield the frames in lists of this length, the last one shorter."""
+    batch: list[Frame] = []
+    for frame in frames:
+        batch.append(frame)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
