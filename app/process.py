@@ -1,6 +1,6 @@
 """One source to the files of one run: read, find and follow people, write, all at the same time.
 
-Three threads with bounded queues: the reader decodes, the caller's thread runs network and
+Threads with bounded queues: those of `app.flow` decode and find people, the caller's runs the
 Follower, the writer draws and writes. Memory does not grow with the length of the source.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from manypose.app.config import Config
+from manypose.app.flow import detected
 from manypose.app.folder import RESULTS, clear, is_done, old_meta, writers_of
 from manypose.app.formats import Writer
 from manypose.app.formats.part import cannot_write, write_json
@@ -30,11 +32,11 @@ from manypose.app.pipeline import Engine
 from manypose.app.sources import Source
 from manypose.errors import ManyposeError, SourceError
 from manypose.pose.joints import MISSING
-from manypose.pose.records import Detections, Frame, FrameResult
+from manypose.pose.records import Frame, FrameResult
 
 log = logging.getLogger(__name__)
 
-_READ_AHEAD, _WRITE_BEHIND = 4, 8  # frames in the queues: full pictures, so few
+_WRITE_BEHIND = 8  # frames in the queue: full pictures, so few
 
 
 @dataclass(slots=True)
@@ -172,18 +174,20 @@ class _Process:
 
     def _work(self) -> None:
         """Take every frame through network and Follower to the writer."""
-        first_s: float | None = None
-        for taken in self._batches():
-            if first_s is None:
-                first_s = taken[0].time_s if self._source.live else 0.0
-                self._tally.captured_s = first_s if self._source.live else None
-                self._begin(taken[0])
-            # Results count from the first frame; live sources stamp by the machine's clock.
-            frames = [dataclasses.replace(f, time_s=f.time_s - first_s) for f in taken]
-            limit_s = self._job.seconds_max or float("inf")
-            within = [f for f in frames if f.time_s < limit_s]
-            for found, recalled in self._detected(within):
-                result = self._follower(found)
+        frames = iter(self._source)
+        first = next(frames, None)
+        if first is None:
+            return
+        self._tally.captured_s = first.time_s if self._source.live else None
+        self._begin(first)
+        journal = self._journal
+        known = journal.recall if journal is not None else None
+        keep = journal.keep if journal is not None else normalised
+        counted = self._counted(itertools.chain((first,), frames), self._tally.captured_s or 0.0)
+        flow = detected(counted, self._engine, live=self._source.live, known=known)
+        with contextlib.closing(flow):
+            for found, recalled in flow:
+                result = self._follower(found if recalled else keep(found))
                 self._tally.add(result, recalled=recalled)
                 try:
                     self._results.put(result)
@@ -192,58 +196,17 @@ class _Process:
                     return
                 if self._job.on_result is not None:
                     self._job.on_result(result, self._tally, self._source)
-            if len(within) < len(frames):
+
+    def _counted(self, frames: Iterator[Frame], first_s: float) -> Iterator[Frame]:
+        """Yield the frames up to the time limit, their times counted from the first one.
+
+        Live sources stamp by the machine's clock.
+        """
+        for frame in frames:
+            time_s = frame.time_s - first_s
+            if self._job.seconds_max and time_s >= self._job.seconds_max:
                 return
-
-    def _detected(self, frames: Sequence[Frame]) -> Iterator[tuple[Detections, bool]]:
-        """Yield the detections of the frames in order, and whether the journal had them."""
-        recalled = [self._journal.recall(f) if self._journal is not None else None for f in frames]
-        new = [f for f, old in zip(frames, recalled) if old is None]
-        found = iter(self._engine.detector(new) if new else [])
-        for old in recalled:
-            if old is not None:
-                yield old, True
-            elif self._journal is not None:
-                yield self._journal.keep(next(found)), False
-            else:
-                yield normalised(next(found)), False
-
-    def _batches(self) -> Iterator[list[Frame]]:
-        """Yield the frames in lists as long as the detector likes; live ones one by one."""
-        size = 1 if self._source.live else self._engine.batch
-        batch: list[Frame] = []
-        for frame in self._frames():
-            batch.append(frame)
-            if len(batch) >= size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-    def _frames(self) -> Iterator[Frame]:
-        """Yield the source's frames, read ahead by a thread unless the source has its own."""
-        if self._source.live:
-            yield from self._source
-            return
-        line: Line[Frame] = Line(_READ_AHEAD)
-
-        def read() -> None:
-            try:
-                for frame in self._source:
-                    line.put(frame)
-                line.end()
-            except Closed:
-                pass
-            except BaseException as error:  # noqa: BLE001 - raised again in the main thread
-                line.end(error)
-
-        reader = threading.Thread(target=read, name="decode", daemon=True)
-        reader.start()
-        try:
-            yield from line
-        finally:
-            line.close()
-            reader.join(10)
+            yield dataclasses.replace(frame, time_s=time_s)
 
     def _begin(self, first: Frame) -> None:
         """Open journal and writers, now that the camera is known."""
