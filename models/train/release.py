@@ -1,0 +1,194 @@
+"""``manypose train release``: weights as files for users, with their scores, card and history."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manypose.errors import OutputError, UsageError
+from manypose.models import export, quantise
+from manypose.models.preprocess import letterbox
+from manypose.models.train import checkpoints, readers, scores
+from manypose.models.train.packs import Photo, decoded
+from manypose.pose.records import NetworkOutput
+
+_LOG = logging.getLogger(__name__)
+HISTORY = "history.csv"
+_COLUMNS = ("date", "file", "pictures_seen", "minutes", "data", "ap", "ap_standard_error", "ap50",
+            "pck", "input")  # fmt: skip
+_MEASURED = "## Measured"
+_ROWS = (
+    ("AP", "OKS AP, decoded people"), ("AP50", "AP50"), ("AR", "AR"),
+    ("recall", "labelled joints with a peak near"), ("pck", "PCK@0.2 torso, single athletes"),
+    ("swaps", "left and right exchanged, share of pairs"), ("missed", "people missed per photo"),
+    ("invented", "people invented per photo"), ("ghosts", "people per people-free photo"),
+    ("bone_mm", "3D encoding, mm"), ("bone_constant_mm", "what the mean bone would score, mm"),
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``manypose train release``."""
+    parser.add_argument("weights", type=Path, help="ema.pt of a run of stage1")
+    parser.add_argument("--name", default="full", help="name of the network (full, light, ...)")
+    parser.add_argument("--size", default="512x320", help="input size (default 512x320)")
+    parser.add_argument("--val", nargs="+", metavar="ADDRESS", required=True, help="hold-out")
+    parser.add_argument(
+        "--calibrate", nargs="+", metavar="ADDRESS", required=True,
+        help="photos for int8, not those of --val",
+    )  # fmt: skip
+    parser.add_argument("--count", type=int, default=200, help="photos to calibrate on")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the files")
+    parser.add_argument("--licence", default="MIT", help="of the weights (default MIT)")
+    parser.add_argument("--trained-on", default="", metavar="TEXT", help="origins of the pictures")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, quantise, score, and write card and history.
+
+    Raises:
+        UsageError: options make no sense.
+        WeightsError: the checkpoint is none, or the exported file answers differently.
+        SourceError: photos cannot be read.
+        OutputError: --out cannot be written.
+    """
+    import torch
+
+    from manypose.models.train import stage1
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if not args.name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"--name {args.name}: letters, digits, - and _ only")
+    width, height = stage1.size_named(args.size)
+    net, about = checkpoints.network(args.weights, "cpu")
+    trained_on = args.trained_on or _sources(args.weights)
+    files = {"fp32": args.out / f"{args.name}.onnx", "int8": args.out / f"{args.name}_int8.onnx"}
+    photos = [p for a in args.val for p in readers.open_source(a)]
+    source = f"manypose train, {trained_on}" if trained_on else "manypose train"
+    try:
+        parity = export.export_onnx(
+            net, files["fp32"], height, width, args.name, args.licence, source, record=True
+        )
+        some = chain.from_iterable(readers.open_source(a) for a in args.calibrate)
+        pictures = (np.asarray(decoded(p).picture) for p in islice(some, args.count + 8))
+        report = quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)
+        found = {
+            kind: scores.evaluate(photos, of_file(path, width, height))
+            for kind, path in files.items()
+        }
+        top = scores.ceiling(photos, width, height)
+        facts = _facts(args.name, net, about, files, (width, height), trained_on, args.licence)
+        measured = _measured(found, top, parity, report, args)
+        _card(args.out / f"{args.name}.md", facts, measured)
+        _add_history(args.out / HISTORY, files, found, about, trained_on, args.size)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {args.out} ({error.strerror}): choose another --out"
+        ) from (None)
+    for kind, path in files.items():
+        _LOG.info("%s: %s", path, scores.line(found[kind], top))
+    return 0
+
+
+def of_file(path: Path, width: int, height: int) -> scores.Predict:
+    """Return a function from decoded photos to the maps of an exported file."""
+
+    def predict(photos: Sequence[Photo]) -> list[NetworkOutput]:
+        boxed = [letterbox(np.asarray(p.picture), height, width) for p in photos]
+        maps = quantise.answer(path, np.stack([image for image, _ in boxed]))
+        return [
+            NetworkOutput(heat, pafs, encodings, to_image)
+            for heat, pafs, encodings, (_, to_image) in zip(*maps, boxed)
+        ]
+
+    return predict
+
+
+def _sources(weights: Path) -> str:
+    """Return the sources of the run that made the weights, as its config.json tells them."""
+    try:
+        config = json.loads((weights.parent / "config.json").read_text(encoding="utf-8"))
+        return ", ".join(Path(readers.parse(a)[1]).name for a in config["data"])
+    except (OSError, ValueError, KeyError, UsageError):
+        return ""
+
+
+def _facts(
+    name: str, net: Any, about: dict[str, Any], files: dict[str, Path], size: tuple[int, int],
+    trained_on: str, licence: str,
+) -> str:  # fmt: skip
+    count = sum(p.numel() for p in net.parameters()) / 1e6
+    rows = [f"| `{p.name}` | {kind} | {p.stat().st_size / 1e6:.1f} MB | {size[0]}x{size[1]} |"
+            for kind, p in files.items()]  # fmt: skip
+    return "\n".join([
+        f"# Model card: {name} (Stage I)", "", "| file | precision | size | input |",
+        "|---|---|---|---|", *rows, "",
+        f"{about.get('backbone', 'selecsls60')} at {about.get('width', 1.0):g} of its width, "
+        f"{count:.2f} M parameters. Licence of the weights: {licence}.", "", "## Training", "",
+        f"{about.get('images', 'an unknown number of')} pictures in "
+        f"{float(about.get('minutes', 0)):.0f} minutes. Sources: {trained_on or 'not stated'}.", "",
+        "**Not for** anything that depends on a person being found: safety, medicine, "
+        "surveillance.", "",
+    ])  # fmt: skip
+
+
+def _measured(
+    found: dict[str, dict[str, float]], top: dict[str, float], parity: float,
+    report: dict[str, Any], args: argparse.Namespace,
+) -> str:  # fmt: skip
+    held = ", ".join(Path(readers.parse(a)[1]).name for a in args.val)
+    limit = f" (its ceiling on perfect maps: AP {top['AP']:.3f})." if top else "."
+    lines = [_MEASURED, "", f"Hold-out {held}, through the product's decoder at {args.size}{limit}",
+             "", "| | fp32 | int8 |", "|---|---|---|"]  # fmt: skip
+    for key, text in _ROWS:
+        if key in found["fp32"]:
+            error = f" ± {found['fp32']['ap_error']:.3f}" if key == "AP" else ""
+            a, b = (f"{found[k][key]:.3f}{error}" for k in ("fp32", "int8"))
+            lines.append(f"| {text} | {a} | {b} |")
+    sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
+    lines += ["", f"Largest difference between torch and ONNX Runtime, relative: {parity:.1g}. "
+              f"Signal to rounding noise of int8, dB: {sqnr}; "
+              f"{len(report['float_layers'])} layers stay in float.", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _card(path: Path, facts: str, measured: str) -> None:
+    """Write the card; in one that is there, only the section of scores is renewed."""
+    text = facts + "\n" + measured
+    if path.exists():
+        old = path.read_text(encoding="utf-8")
+        before, found, rest = old.partition(_MEASURED)
+        after = rest.partition("\n## ")[2]
+        text = (before if found else old.rstrip() + "\n\n") + measured
+        text += f"\n## {after}" if after else ""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _add_history(
+    path: Path, files: dict[str, Path], found: dict[str, dict[str, float]], about: dict[str, Any],
+    trained_on: str, size: str,
+) -> None:  # fmt: skip
+    old = path.read_text(encoding="utf-8") if path.exists() else ",".join(_COLUMNS) + "\n"
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        file.write(old)
+        table = csv.writer(file, lineterminator="\n")
+        today = datetime.now(UTC).date().isoformat()
+        for kind, one in files.items():
+            s = found[kind]
+            scored = [f"{s[k]:.3f}" if k in s else "" for k in ("AP", "ap_error", "AP50", "pck")]
+            seen = about.get("images", ""), round(float(about.get("minutes", 0)))
+            table.writerow([today, one.name, *seen, trained_on, *scored, size])
+    part.replace(path)

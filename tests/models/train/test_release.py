@@ -1,0 +1,69 @@
+import csv
+import tomllib
+
+import pytest
+import torch
+
+from manypose.app.main import main
+from manypose.models import quantise
+from manypose.models.heads import StageOne
+from manypose.models.train import checkpoints, packs, release
+from manypose.models.train.figures import figures
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release")
+    torch.manual_seed(0)
+    net = StageOne("selecsls42", 0.125).eval()
+    about = {"backbone": "selecsls42", "width": 0.125, "images": 40, "minutes": 2.0}
+    checkpoints.save_weights(folder, net, about)
+    packs.write_pack(iter(figures(6, 96, 64)), folder / "val")
+    packs.write_pack(iter(figures(9, 96, 64, seed=1)), folder / "cal")
+    command = [
+        "train", "release", str(folder / "ema.pt"), "--name", "tiny", "--size", "96x64",
+        "--val", f"pack:{folder / 'val'}", "--calibrate", f"pack:{folder / 'cal'}",
+        "--out", str(folder / "out"), "--trained-on", "drawn figures",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        # an untrained network rounds badly: looking for layers to keep in float would take a minute
+        patch.setattr(quantise, "SQNR_WANTED_DB", -100.0)
+        assert main(command) == 0
+    return folder, command
+
+
+@pytest.mark.slow
+def test_files_manifest_card_and_history_are_written(run):
+    folder, _ = run
+    out = folder / "out"
+    rows = tomllib.loads((out / "weights.toml").read_text())["network"]
+    assert {(r["name"], r["precision"]) for r in rows} == {("tiny", "fp32"), ("tiny", "int8")}
+    assert all((out / r["file"]).exists() for r in rows)
+    card = (out / "tiny.md").read_text()
+    for words in ("selecsls42", "drawn figures", "40 pictures", "| OKS AP", "ceiling"):
+        assert words in card
+    assert str(folder) not in card
+    history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
+    assert [r["file"] for r in history] == ["tiny.onnx", "tiny_int8.onnx"]
+    assert history[0]["pictures_seen"] == "40"
+    assert history[0]["ap"] != ""
+
+
+def test_a_second_release_renews_scores_and_keeps_the_words_of_people(tmp_path):
+    card = tmp_path / "x.md"
+    card.write_text("# Mine\n\n## Measured\n\nstale\n\n## Failures\n\nMany.\n")
+    release._card(card, "# Made\n", "## Measured\n\nfresh\n")
+    assert card.read_text() == "# Mine\n\n## Measured\n\nfresh\n\n## Failures\n\nMany.\n"
+    files = {"fp32": tmp_path / "x.onnx"}
+    for _ in range(2):
+        release._add_history(
+            tmp_path / "history.csv", files, {"fp32": {"AP": 0.5}}, {}, "coco", "96x64"
+        )
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
+
+
+def test_a_name_that_leaves_the_folder_is_refused(run, capsys):
+    _, command = run
+    bad = [w if w != "tiny" else "../tiny" for w in command]
+    assert main(bad) == 2
+    assert "--name" in capsys.readouterr().err
