@@ -279,10 +279,11 @@ class _Process:
             raise SourceError(f"{self._job.address}: gave no pictures.")
         if self._journal is not None:
             self._journal.close(remove=status in ("ok", "partial"))
+        self._source.close()  # so that nothing is counted any more
         dropped = Counter(counts.dropped)
-        if not self._source.live:  # read ahead of a stop, and not used
-            unused = counts.read - counts.undecodable - tally.processed
-            dropped += Counter({"stopped": max(unused, 0)})
+        # read ahead of a stop, and not used
+        unused = counts.read - counts.undecodable - tally.processed - dropped.total()
+        dropped += Counter({"stopped": max(unused, 0)})
         clip_s = tally.last_t + 1 / (info.fps or 30.0) if tally.processed else 0.0
         summary = Summary(
             input=self._job.address,

@@ -244,7 +244,10 @@ def _tell(summary: Summary) -> None:
     elif summary.status == "partial":
         log.warning("%s: what was read is in %s", Path(summary.input).name, summary.folder)
     elif summary.status == "interrupted":
-        log.warning("stopped; results so far are in %s, --resume goes on", summary.folder)
+        again = (
+            ", --resume goes on" if summary.x_real_time is not None else ""
+        )  # not of what is live
+        log.warning("stopped; results so far are in %s%s", summary.folder, again)
 
 
 def exit_code(summaries: Sequence[Summary]) -> int:
