@@ -23,6 +23,7 @@ from manypose.pose.targets import STRIDE
 
 _K = len(JOINTS_2D)
 REGIONS = 4
+_SHAPED = 0.8  # share of the photos chosen for their shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def _layout(
     kind = chance(b) if how.canvas else torch.ones(b, device=device)
     splits = []
     # side by side in some, four in few; borders between regions are borders of cells
-    for side, share in ((width, 0.35 if big else 0.25), (height, 0.15 if big else 0.07)):
+    for side, share in ((width, 0.45), (height, 0.15 if big else 0.1)):
         at = (side * (0.3 + 0.4 * chance(b)) / STRIDE).round() * STRIDE
         splits.append(torch.where(kind < share, at, torch.full_like(at, side)))
     split = torch.stack(splits, -1)
@@ -168,8 +169,8 @@ def _layout(
         torch.stack([zero, sy, sx, bottom], -1), torch.stack([sx, sy, right, bottom], -1),
     ], 1)  # fmt: skip
     if photo is None:
-        drawn = torch.multinomial(store.weight, b * REGIONS, replacement=True, generator=rng)
-        photo = drawn.reshape(b, REGIONS)
+        pair = torch.multinomial(store.weight, 2 * b * REGIONS, replacement=True, generator=rng)
+        photo = _shaped(store, pair.reshape(b, REGIONS, 2), edge, chance(b, REGIONS), how.canvas)
     else:
         photo = photo.to(device)[:, None].expand(b, REGIONS)
     size = _take(store.level[:, 0, 1:], photo).float()
@@ -194,6 +195,15 @@ def _layout(
     return Layout(photo, edge, split, matrix, scale, source, target, mirrored)
 
 
+def _shaped(store: Store, pair: Tensor, edge: Tensor, chance: Tensor, canvas: bool) -> Tensor:
+    """Return of two photos (B, R, 2) mostly the one that fills its region better."""
+    size = _take(store.level[:, 0, 1:], pair).float()
+    room = (edge[..., 2:] - edge[..., :2]).clamp_min(1)
+    misfit = ((size[..., 0] / size[..., 1]) / (room[..., 0] / room[..., 1])[..., None]).log().abs()
+    second = (misfit[..., 1] < misfit[..., 0]) & (chance < _SHAPED) & canvas
+    return torch.where(second, pair[..., 1], pair[..., 0])
+
+
 def _zoom(
     store: Store, photo: Tensor, size: Tensor, room: Tensor, fit: Tensor, big: bool, chance: object
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,8 +220,10 @@ def _zoom(
     share = torch.where(
         chance(*photo.shape) < 0.1, math.log(1.2) + 0.6 * chance(*photo.shape), share
     )
-    near = (room[..., 1] * share.exp() / body).maximum(0.85 * fit).clamp_max(3.0)
     cover = (room / size).amax(-1)
+    # empty borders teach nothing, yet pictures in use have them
+    filled = 0.9 * fit * (cover / fit) ** (0.8 * chance(*photo.shape))
+    near = (room[..., 1] * share.exp() / body).maximum(filled).clamp_max(3.0)
     whole = 0.9 * fit * (1.5 * cover / fit) ** chance(*photo.shape)
     about = (count > 0) & (chance(*photo.shape) < 0.6)
     scale = torch.where(about, near, whole)

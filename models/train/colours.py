@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-_COMPRESSED = 6  # one picture of so many looks like a saved JPEG
+_BLURRED = 3  # one picture of so many is less sharp
+_COMPRESSED = 6  # and one looks like a saved JPEG
 
 
 def vary(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -27,19 +27,26 @@ def vary(images: Tensor, rng: torch.Generator) -> Tensor:
     bar = _patch(b, h, w, rng, device, 0.01, 0.06) * sometimes(0.15)
     images.lerp_(chance(3).expand_as(images), bar)
     images.lerp_(images.mean(1, keepdim=True).expand_as(images), sometimes(0.15) * chance())
-    soft = functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
-    images.lerp_(soft, sometimes(0.3) * chance())
+    # the order of pictures in a batch means nothing, so that a fixed part of it is a fair part
+    few = -(-b // _BLURRED)
+    sharp = images[-few:]
+    sharp.lerp_(_soft(sharp), chance()[-few:])
     images.clamp_(0, 1).pow_(((chance() - 0.5) * 0.9).exp())
     gain = (0.75 + 0.5 * chance()) * (0.88 + 0.24 * chance(3))
     images.mul_(gain).add_(0.5 - 0.5 * gain + (chance() - 0.5) * 0.2)
     noise = torch.randn(images.shape, generator=rng, device=device)
     images.addcmul_(noise, 0.04 * chance() * sometimes(0.5))
     images.clamp_(0, 1)
-    # the order of pictures in a batch means nothing, so that a fixed part of it is a fair part
     few = -(-b // _COMPRESSED)
     if h % 8 == 0 and w % 8 == 0:
         images[:few] = compressed(images[:few], 0.02 + 0.14 * chance()[:few] ** 2)
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _soft(images: Tensor) -> Tensor:
+    """Return the mean of 3 x 3 pixels (B, 3, H, W); at the edges those of the other side count."""
+    across = images + images.roll(1, 3) + images.roll(-1, 3)
+    return (across + across.roll(1, 2) + across.roll(-1, 2)) / 9
 
 
 def compressed(images: Tensor, step: Tensor) -> Tensor:
