@@ -89,7 +89,7 @@ def layer_loss(answer: Tensor, layer: Tensor) -> Tensor:
     layer = _resized(layer, answer.shape[-2:])
     spread = layer.var((0, 2, 3), keepdim=True)
     # channels that hardly answer on these pictures would be noise made loud
-    error = (answer.float() - layer).square() / (spread + 0.1 * spread.mean())
+    error = (answer.float() - layer).square() / (spread + 0.1 * spread.mean() + 1e-4)
     return error.mean()
 
 
