@@ -10,8 +10,9 @@ sequences instead of the paper's unit-bound factors.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,11 @@ from manypose.pose.joints import INDEX, ROOT
 Float = NDArray[np.floating[Any]]
 Rows = NDArray[np.intp]
 
-_J = len(sk.KINEMATIC_PARENT)
+_J, _K = len(sk.KINEMATIC_PARENT), len(sk.POINT_OF_2D)
 # A pose that misses Stage II's by so many expected errors in the median joint is given up.
 _MISFIT_MAX = 3.5
+# Below these, a step is the last one: how far it went, and how well the pose before it fitted.
+_STEP_RAD, _MISFIT_SURE = 0.1, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Evidence:
 
     joints_rel_m (N, J, 3) and sigma_m (N, J) of Stage II; root_m (N, 3) and root_sigma_m (N,);
     rays (N, K, 2) 2D joints as x/z, y/z (NaN = not seen), confidence (N, K); pixel: size at
-    distance 1 of a pixel of a picture 512 wide.
+    distance 1 of a pixel of a picture 512 wide; size_error (N,) of the log of the poses' size.
     """
 
     joints_rel_m: Float
@@ -83,6 +86,7 @@ class Evidence:
     rays: Float
     confidence: Float
     pixel: float
+    size_error: Float | None = None
 
     def of(self, which: NDArray[np.bool_]) -> Evidence:
         """Return the evidence of some of the people."""
@@ -94,6 +98,7 @@ class Evidence:
             self.rays[which],
             self.confidence[which],
             self.pixel,
+            None if self.size_error is None else self.size_error[which],
         )
 
 
@@ -122,7 +127,9 @@ class Fitter:
     def fit(self, rows: Rows, evidence: Evidence, time_s: float) -> tuple[Float, Float]:
         """Return root (N, 3) m and local rotations (N, J, 4) of these tracks in this frame."""
         w = self._weights
-        self.bodies.observe(rows, evidence.joints_rel_m, evidence.sigma_m)
+        self.bodies.observe(
+            rows, evidence.joints_rel_m, evidence.sigma_m, evidence.size_error
+        )
         lengths, ratio = self.bodies.lengths_m[rows], self.bodies.ratio[rows]
         offsets = sk.offsets_m(lengths)
         target = evidence.joints_rel_m * ratio[:, None, None]
@@ -154,10 +161,17 @@ class Fitter:
             self._turn_speed[rows],
         )
         measure = _Measure(target, evidence, offsets, w)
-        count = w.first_iterations if new.any() else w.iterations
         misfit: Float = np.zeros(len(rows))
-        for _ in range(count):
-            root, rotations, misfit = _iterate(root, rotations, measure, prior, w)
+        at = np.arange(len(rows))  # those still on their way
+        for n in range(w.first_iterations if new.any() else w.iterations):
+            part = (root, rotations, measure, prior)
+            if n and len(at) < len(rows):
+                part = (root[at], rotations[at], measure.of(at), prior.of(at))
+            root[at], rotations[at], misfit[at], moved = _iterate(*part, w)
+            # a step errs by about the square of its length
+            at = at[(moved > _STEP_RAD) | (misfit[at] > _MISFIT_SURE)]
+            if not len(at):
+                break
         self._remember(rows, root, rotations, before_root, before, known, dt, time_s)
         lost = known & (misfit > _MISFIT_MAX)
         if lost.any():  # in a wrong valley, or another pose altogether: start anew
@@ -191,7 +205,10 @@ class _Prior:
         far_sigma: Float, w: FitWeights, root_speed: Float, turn_speed: Float,
     ) -> None:  # fmt: skip
         self.root, self.far = root.copy(), far
-        self.inverse = sk.conjugate(rotations)
+        # from the predicted pose, and from the middle of every joint's range
+        self.inverse = np.stack(
+            [sk.conjugate(rotations), np.broadcast_to(sk.FROM_MIDDLE, rotations.shape)], 1
+        )
         turning = np.concatenate(
             [np.abs(turn_speed[:, ROOT]), np.abs(turn_speed[:, sk.DOF_JOINT, sk.DOF_AXIS])], 1
         )
@@ -213,6 +230,10 @@ class _Prior:
         c = 1 / (w.depth_ratio * np.maximum(far_sigma, 0.02)) ** 2
         self.far_weight = c[:, None, None] * (line + 0.01 * rest)
 
+    def of(self, which: Rows) -> _Prior:
+        """Return that of some of the people."""
+        return _part(self, which)
+
 
 class _Measure:
     """What the frame says: targets and weights of the 3D and 2D residuals."""
@@ -228,39 +249,58 @@ class _Measure:
         confidence = np.clip(e.confidence, 0.05, 1.0)
         self.confidence = np.where(self.seen, np.sqrt(confidence) / ratio, 0.0)
 
+    def of(self, which: Rows) -> _Measure:
+        """Return that of some of the people."""
+        return _part(self, which)
+
+
+_Arrays = TypeVar("_Arrays", _Prior, _Measure)
+
+
+def _part(of: _Arrays, which: Rows) -> _Arrays:
+    """Return the rows of every array of an object."""
+    part = copy.copy(of)
+    for name, value in vars(of).items():
+        if isinstance(value, np.ndarray):
+            setattr(part, name, value[which])
+    return part
+
 
 def _iterate(
     root: Float, rotations: Float, m: _Measure, prior: _Prior, w: FitWeights
-) -> tuple[Float, Float, Float]:
-    """Return the pose after one damped Gauss-Newton step, and how far the pose before it was off.
+) -> tuple[Float, Float, Float, Float]:
+    """Return the pose after one damped Gauss-Newton step, and what is known of the step.
 
-    The latter is the median over joints of the distance to Stage II's in expected errors (N,).
+    That is how far the pose before it was off, the median over joints of the distance to Stage
+    II's in expected errors (N,), and the largest turn or shift of the step (N,), rad or m.
     """
     points, frames = sk.forward(root, rotations, m.offsets)
     J = sk.jacobian(points, frames)
     n, d = len(root), sk.DOF_COUNT
+    jac, r = np.empty((n, 3 * _J + 2 * _K, d)), np.empty((n, 3 * _J + 2 * _K))
+    split = 3 * _J
 
     joints = points[:, :_J]
-    r3 = (joints - joints[:, ROOT : ROOT + 1] - m.target) * m.weight3[..., None]
-    misfit = np.median(np.sqrt((r3 * r3).sum(-1)), axis=-1)
-    j3 = J[:, :_J] * m.weight3[..., None, None]
+    r3 = r[:, :split].reshape(n, _J, 3)  # views: writes go to r and jac
+    np.multiply(joints - joints[:, ROOT : ROOT + 1] - m.target, m.weight3[..., None], out=r3)
+    misfit = np.sqrt(np.sort((r3 * r3).sum(-1), axis=-1)[:, _J // 2])  # _J is odd: the median
+    j3 = jac[:, :split].reshape(n, _J, 3, d)
+    np.multiply(J[:, :_J], m.weight3[..., None, None], out=j3)
     j3[..., :3] = 0  # relative to the pelvis, whose own row has no rotations
 
     shown, js = sk.marks(points), sk.marks(J)
     z = np.maximum(shown[..., 2], 0.1)
-    ahead = shown[..., 2] > 0.1
     q = shown[..., :2] / z[..., None]
-    depth = np.maximum(root[:, 2], 0.1)[:, None]
+    depth = np.maximum(root[:, 2:], 0.1)
     error = (q - m.rays) * depth[..., None]
     outlier = 1 / (1 + (error**2).sum(-1) / w.image_outlier_m**2)
     sigma = w.image_m + m.pixel * depth
-    weight = np.where(ahead, m.confidence * np.sqrt(outlier) / sigma, 0.0)
-    r2 = error * weight[..., None]
+    weight = m.confidence * np.sqrt(outlier) * (shown[..., 2] > 0.1) / sigma
+    np.multiply(error, weight[..., None], out=r[:, split:].reshape(n, _K, 2))
     scale = (weight * depth / z)[..., None, None]
-    j2 = (js[:, :, :2] - q[..., None] * js[:, :, 2:]) * scale
+    j2 = jac[:, split:].reshape(n, _K, 2, d)
+    np.multiply(js[:, :, :2] - q[..., None] * js[:, :, 2:], scale, out=j2)
 
-    r = np.concatenate([r3.reshape(n, -1), r2.reshape(n, -1)], 1)
-    jac = np.concatenate([j3.reshape(n, -1, d), j2.reshape(n, -1, d)], 1)
     turned = jac.swapaxes(1, 2)
     A = turned @ jac
     g = (turned @ r[..., None])[..., 0]
@@ -269,24 +309,23 @@ def _iterate(
     g[:, :3] += (prior.root_weight @ (root - prior.root)[..., None])[..., 0]
     g[:, :3] += (prior.far_weight @ (root - prior.far)[..., None])[..., 0]
 
-    away = sk.log_map(sk.quaternion_multiply(prior.inverse, rotations))
-    turn = np.concatenate([away[:, ROOT], away[:, sk.DOF_JOINT, sk.DOF_AXIS]], 1)
+    vectors = sk.log_map(sk.quaternion_multiply(prior.inverse, rotations[:, None]))
+    free = vectors[:, :, sk.DOF_JOINT, sk.DOF_AXIS]
+    away, c = np.concatenate([vectors[:, 0, ROOT], free[:, 0]], 1), free[:, 1]
+    beyond = c - np.clip(c, sk.DOF_LOW, sk.DOF_HIGH)
+    g[:, 3:] += prior.turn * away
+    g[:, 6:] += beyond / w.limit_rad**2 + (c - _REST_COORDINATES) / w.rest_rad**2
     diagonal = np.zeros((n, d))
     diagonal[:, 3:] = prior.turn
-    g[:, 3:] += prior.turn * turn
-
-    c = sk.coordinates(rotations)
-    beyond = np.minimum(c - sk.DOF_LOW, 0) + np.maximum(c - sk.DOF_HIGH, 0)
     diagonal[:, 6:] += (beyond != 0) / w.limit_rad**2 + 1 / w.rest_rad**2
-    g[:, 6:] += beyond / w.limit_rad**2 + (c - _REST_COORDINATES) / w.rest_rad**2
 
     index = np.arange(d)
-    A[:, index, index] += diagonal
-    A[:, index, index] *= 1 + w.damping
+    A[:, index, index] = (A[:, index, index] + diagonal) * (1 + w.damping)
     change = np.linalg.solve(A, -g[..., None])[..., 0]
     change[:, 3:] = np.clip(change[:, 3:], -0.6, 0.6)
+    moved = np.abs(change).max(1)
     root, rotations = sk.step(root, rotations, change)
-    return root, rotations, misfit
+    return root, rotations, misfit, moved
 
 
 def _rest_coordinates() -> Float:

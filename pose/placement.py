@@ -26,7 +26,8 @@ SIZE_SPREAD = 0.06
 # Distance and its spread (of the log) assumed when the picture tells nothing.
 _PRIOR_M, _PRIOR_SPREAD = 4.0, 3.0
 _NEAR_M = 0.15  # no seen joint is nearer than this
-_STEPS = 4
+# Steps at most; one shorter than this share of the distance is the last.
+_STEPS, _STEP_MIN = 6, 3e-4
 _FACE = ("l_ear", "r_ear", "l_eye", "r_eye", "nose")
 # The face points lie up to a hand's breadth from the middle of the head, which stands for them.
 _FACE_OFFSET_M = 0.07
@@ -85,7 +86,8 @@ def _norm(vectors: Float) -> Float:
 
 
 def place(
-    joints_rel_m: Float, sigma_m: Float, rays: Float, ray_error: Float
+    joints_rel_m: Float, sigma_m: Float, rays: Float, ray_error: Float,
+    size_error: Float | float = SIZE_SPREAD,
 ) -> tuple[Float, Float]:
     """Return the roots (N, 3) m in the camera frame and their expected errors along the ray (N,).
 
@@ -94,6 +96,7 @@ def place(
         sigma_m: (N, J) expected errors of the joints.
         rays: (N, K, 2) seen 2D joints on the plane z = 1, NaN where not seen.
         ray_error: (N, K) their expected errors on that plane, infinite where not seen.
+        size_error: (N,) expected error of the log of the bodies' sizes.
     """
     q, error = observed(rays, ray_error)
     p = marked(joints_rel_m)
@@ -105,14 +108,23 @@ def place(
         root = _linear(p, q, 1 / (error**2 + side / z[:, None] ** 2), z)
         root = _in_front(root, p, q, seen)
         z = root[:, 2]
-    covariance: Float = np.zeros((len(p), 3, 3))
+    normal: Float = np.zeros((len(p), 3, 3))
+    error2 = error**2
+    at = np.arange(len(p))  # those still on their way
     for _ in range(_STEPS):
-        weight = 1 / (error**2 + side / root[:, 2:] ** 2)
-        root, covariance = _step(root, p, q, weight)
-        root = _in_front(root, p, q, seen)
+        before = root[at]
+        some = (p[at], q[at])
+        weight = 1 / (error2[at] + side[at] / before[:, 2:] ** 2)
+        after, normal[at] = _step(before, *some, weight)
+        root[at] = after = _in_front(after, *some, seen[at])
+        # a step errs by a small part of its length
+        at = at[np.abs(after - before).max(1) > _STEP_MIN * after[:, 2]]
+        if not len(at):
+            break
     ray = root / _norm(root)
+    covariance = np.linalg.inv(normal + 1e-9 * np.eye(3))
     along = np.einsum("ni,nij,nj->n", ray, covariance, ray)
-    return root, np.sqrt(np.maximum(along, 0) + (SIZE_SPREAD * _norm(root)[:, 0]) ** 2)
+    return root, np.sqrt(np.maximum(along, 0) + (size_error * _norm(root)[:, 0]) ** 2)
 
 
 def _sideways(sigma_m: Float) -> Float:
@@ -143,7 +155,7 @@ def _linear(p: Float, q: Float, weight: Float, z: Float) -> Float:
 
 
 def _step(root: Float, p: Float, q: Float, weight: Float) -> tuple[Float, Float]:
-    """Return the roots (N, 3) after one Gauss-Newton step, and their covariances (N, 3, 3)."""
+    """Return the roots (N, 3) after one Gauss-Newton step, and its normal matrices (N, 3, 3)."""
     at = p + root[:, None]
     z = np.maximum(at[..., 2], _NEAR_M)
     u = at[..., :2] / z[..., None]
@@ -165,7 +177,7 @@ def _step(root: Float, p: Float, q: Float, weight: Float) -> tuple[Float, Float]
     change = _solve(a, right)
     # Depth is positive: no step shortens it by more than half or makes it more than double.
     change = change * np.minimum(1, 0.5 * far / np.maximum(np.abs(change[:, 2]), 1e-9))[:, None]
-    return root + change, np.linalg.inv(a + 1e-9 * np.eye(3))
+    return root + change, a
 
 
 def _solve(a: Float, right: Float) -> Float:

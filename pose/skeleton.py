@@ -23,6 +23,7 @@ Ball joints are not written as Euler angles: a step is a small rotation in the j
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,12 @@ def _levels() -> list[NDArray[np.intp]]:
 
 
 _LEVELS = _levels()
-_LEVEL_POINTS = [np.flatnonzero(np.isin(_CARRIER, level)) for level in _LEVELS]
+# The tree level by level, so that each level is a slice; where its joints and their parents are.
+_ORDER = np.concatenate([[ROOT], *_LEVELS])
+_PLACE = np.argsort(_ORDER)
+_STOPS = np.cumsum([1, *map(len, _LEVELS)])
+_SLICES = [slice(int(a), int(b)) for a, b in itertools.pairwise(_STOPS)]
+_UP = [_PLACE[_KP[level]] for level in _LEVELS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +178,39 @@ def _moved() -> NDArray[np.bool_]:
 _MOVED = _moved()
 
 
+def _product_table() -> Float:
+    """Return (16, 4): products of components, a b^T in rows, to the components of a b."""
+    out = np.zeros((4, 4, 4))
+    for a, b, sign, c in (
+        (3, 0, 1, 0), (0, 3, 1, 0), (1, 2, 1, 0), (2, 1, -1, 0),
+        (3, 1, 1, 1), (0, 2, -1, 1), (1, 3, 1, 1), (2, 0, 1, 1),
+        (3, 2, 1, 2), (0, 1, 1, 2), (1, 0, -1, 2), (2, 3, 1, 2),
+        (3, 3, 1, 3), (0, 0, -1, 3), (1, 1, -1, 3), (2, 2, -1, 3),
+    ):  # fmt: skip
+        out[a, b, c] = sign
+    return out.reshape(16, 4)
+
+
+def _matrix_table() -> Float:
+    """Return (16, 9): products of components, q q^T in rows, to a rotation less the identity."""
+    out = np.zeros((4, 4, 3, 3))
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        out[j, j, i, i] = out[k, k, i, i] = -2
+        out[i, j, i, j] = out[i, j, j, i] = 2
+        out[k, 3, i, j], out[k, 3, j, i] = -2, 2
+    return out.reshape(16, 9)
+
+
+# One product with a table instead of thirty operations on slices: arrays are small here, and the
+# time goes into calls.
+_PRODUCT, _MATRIX = _product_table(), _matrix_table()
+
+
 def quaternion_multiply(a: Float, b: Float) -> Float:
     """Return the product a b of quaternions (..., 4), x y z w: b is applied first."""
-    ax, ay, az, aw = (a[..., i] for i in range(4))
-    bx, by, bz, bw = (b[..., i] for i in range(4))
-    out = np.empty(np.broadcast_shapes(a.shape, b.shape))
-    out[..., 0] = aw * bx + ax * bw + ay * bz - az * by
-    out[..., 1] = aw * by - ax * bz + ay * bw + az * bx
-    out[..., 2] = aw * bz + ax * by - ay * bx + az * bw
-    out[..., 3] = aw * bw - ax * bx - ay * by - az * bz
-    return out
+    outer = a[..., :, None] * b[..., None, :]
+    product: Float = outer.reshape(-1, 16) @ _PRODUCT
+    return product.reshape(outer.shape[:-1])
 
 
 def conjugate(q: Float) -> Float:
@@ -206,18 +235,9 @@ def log_map(q: Float) -> Float:
 
 def quaternion_to_matrix(q: Float) -> Float:
     """Return the rotation matrices (..., 3, 3) of unit quaternions (..., 4)."""
-    x, y, z, w = (q[..., i] for i in range(4))
-    out = np.empty((*q.shape[:-1], 3, 3))
-    out[..., 0, 0] = 1 - 2 * (y * y + z * z)
-    out[..., 0, 1] = 2 * (x * y - w * z)
-    out[..., 0, 2] = 2 * (x * z + w * y)
-    out[..., 1, 0] = 2 * (x * y + w * z)
-    out[..., 1, 1] = 1 - 2 * (x * x + z * z)
-    out[..., 1, 2] = 2 * (y * z - w * x)
-    out[..., 2, 0] = 2 * (x * z - w * y)
-    out[..., 2, 1] = 2 * (y * z + w * x)
-    out[..., 2, 2] = 1 - 2 * (x * x + y * y)
-    return out
+    matrices: Float = (q[..., :, None] * q[..., None, :]).reshape(-1, 16) @ _MATRIX
+    matrices[:, ::4] += 1
+    return matrices.reshape(*q.shape[:-1], 3, 3)
 
 
 def matrix_to_quaternion(m: Float) -> Float:
@@ -270,14 +290,21 @@ def forward(root_m: Float, rotations: Float, offsets: Float) -> tuple[Float, Flo
 
     root_m (N, 3); rotations (N, J, 4) local, x y z w; offsets (N, 26, 3) from `offsets_m`.
     """
-    local = quaternion_to_matrix(rotations)
-    frames = np.array(local)
-    points = np.empty((len(root_m), len(POINT_NAMES), 3))
-    points[:, ROOT] = root_m
-    for level in _LEVELS:
-        up = _KP[level]
-        points[:, level] = points[:, up] + (frames[:, up] @ offsets[:, level, :, None])[..., 0]
-        frames[:, level] = frames[:, up] @ local[:, level]
+    count = len(root_m)
+    local = np.empty((count, _J, 3, 4))  # rotation and place in the parent's frame
+    local[..., :3] = quaternion_to_matrix(rotations[:, _ORDER])
+    local[..., 3] = offsets[:, _ORDER]
+    local[:, 0, :, 3] = root_m
+    whole = np.empty_like(local)
+    whole[:, 0] = local[:, 0]
+    for level, up in zip(_SLICES, _UP):
+        parent = whole[:, up]
+        np.matmul(parent[..., :3], local[:, level], out=whole[:, level])
+        whole[:, level, :, 3] += parent[..., 3]
+    whole = whole[:, _PLACE]
+    frames = whole[..., :3]
+    points = np.empty((count, len(POINT_NAMES), 3))
+    points[:, :_J] = whole[..., 3]
     neck = INDEX["neck"]
     points[:, _J:] = points[:, None, neck] + offsets[:, _J:] @ frames[:, neck].swapaxes(-1, -2)
     return points, frames
@@ -333,6 +360,7 @@ def normalised(rotations: Float) -> Float:
 _MIDDLE = exp_map(
     np.radians(np.array([_MIDDLE_DEG.get(name, (0.0, 0.0, 0.0)) for name in JOINTS], float))
 )
+FROM_MIDDLE = conjugate(_MIDDLE)  # (J, 4)
 
 
 def coordinates(rotations: Float) -> Float:
@@ -341,5 +369,5 @@ def coordinates(rotations: Float) -> Float:
     Components of the rotation vector from the middle of the joint's range (Grassia 1998): the
     numbers that DOF_LOW and DOF_HIGH bound.
     """
-    vector = log_map(quaternion_multiply(conjugate(_MIDDLE), rotations))
+    vector = log_map(quaternion_multiply(FROM_MIDDLE, rotations))
     return np.asarray(vector[:, DOF_JOINT, DOF_AXIS])
