@@ -6,8 +6,6 @@ but perfect maps drawn from the labels.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +29,7 @@ from manypose.pose.joints import (
     PARENT,
 )  # fmt: skip
 from manypose.pose.records import NetworkOutput, Person2D
+from manypose.pose.scores_2d import coco_ap
 from manypose.pose.targets import cells_to_px, draw, px_to_cells
 
 Array = NDArray[Any]
@@ -139,10 +138,7 @@ def evaluate(
 
 
 def coco_scores(results: list[tuple[Photo, list[Person2D]]]) -> dict[str, float]:
-    """Return AP, AP50, AR and ap_error of decoded people over photos, by pycocotools."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+    """Return AP, AP50, AR and ap_error of decoded people over photos (see `scores_2d.coco_ap`)."""
     truth: dict[str, list[dict[str, Any]]] = {
         "images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}],
     }  # fmt: skip
@@ -152,20 +148,8 @@ def coco_scores(results: list[tuple[Photo, list[Person2D]]]) -> dict[str, float]
         truth["images"].append({"id": number, "width": width, "height": height})
         truth["annotations"] += _annotations(item, number, len(truth["annotations"]) + 1)
         found += [_detection(p, number) for p in people if (p.confidence[:_C] > 0).any()]
-    if not found:
-        return {"AP": 0.0, "AP50": 0.0, "AR": 0.0, "ap_error": 0.0}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        score = COCOeval(coco, coco.loadRes(found), "keypoints")
-        score.evaluate()
-    rows = score.evalImgs[: len(results)]  # category 1, people of every size
-    ap = _average_precision(rows)
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(rows), (_SAMPLES, len(rows)))
-    spread = np.std([_average_precision([rows[i] for i in d])[0] for d in drawn])
-    return {"AP": ap[0], "AP50": ap[1], "AR": ap[2], "ap_error": float(spread)}
+    scores = coco_ap(found, truth, bootstrap=_SAMPLES)
+    return {k: scores[k] for k in ("AP", "AP50", "AR")} | {"ap_error": scores["AP_se"]}
 
 
 def _annotations(item: Photo, number: int, first: int) -> list[dict[str, Any]]:
@@ -191,31 +175,6 @@ def _detection(person: Person2D, number: int) -> dict[str, Any]:
     )
     return {"image_id": number, "category_id": 1, "score": float(person.score),
             "keypoints": points.ravel().tolist()}  # fmt: skip
-
-
-def _average_precision(rows: Sequence[dict[str, Any] | None]) -> tuple[float, float, float]:
-    """Return AP, AP50 and AR of pycocotools' per-image matches (its `accumulate`, one cell)."""
-    used = [r for r in rows if r is not None]
-    if not used:
-        return 0.0, 0.0, 0.0
-    order = np.argsort(-np.concatenate([r["dtScores"] for r in used]), kind="mergesort")
-    match = np.concatenate([r["dtMatches"] for r in used], 1)[:, order] > 0
-    ignored = np.concatenate([r["dtIgnore"] for r in used], 1)[:, order].astype(bool)
-    people = int(sum((np.asarray(r["gtIgnore"]) == 0).sum() for r in used))
-    if not people:
-        return 0.0, 0.0, 0.0
-    true = np.cumsum(match & ~ignored, 1).astype(float)
-    false = np.cumsum(~match & ~ignored, 1).astype(float)
-    recall = true / people
-    precision = true / np.maximum(true + false, 1e-9)
-    precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-    levels = np.linspace(0, 1, 101)
-    ap = []
-    for r, p in zip(recall, precision):
-        at = np.searchsorted(r, levels, side="left")
-        ap.append(np.where(at < len(p), np.append(p, 0)[np.minimum(at, len(p))], 0).mean())
-    last = recall[:, -1] if recall.shape[1] else np.zeros(len(recall))
-    return float(np.mean(ap)), float(ap[0]), float(last.mean())
 
 
 def oks(found: Person2D, joints: Array, area: float) -> float:
