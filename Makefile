@@ -29,7 +29,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore=tests/models/train
 	$(BIN)/python -m pytest tests/models/train
 
-# An hour at work: fails when memory grows by 5 MB/h or a record is lost.
+# An hour live and an hour of video: fails when memory grows by 5 MB/h or a record is lost.
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak --minutes 60
 
