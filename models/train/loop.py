@@ -89,6 +89,9 @@ class _Run:
             checkpoints.load_weights(self.net, content["ema"], init)
         self.student = Student(self.net, max((p.layers for p in pools), default=0))
         self.student.to(self.device)
+        if recipe.only_3d:
+            self.student.requires_grad_(False)
+            self.net.head3d.requires_grad_(True)
         channels_last(self.net)
         self.mean = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimizer = optimizer_of(self.student, recipe)
@@ -238,13 +241,17 @@ class _Run:
         return Lesson(batch, None if self.teacher is None else self.teacher(batch.images), None)
 
     def _loss(self, lesson: Lesson, share: float) -> tuple[Tensor, Tensor]:
-        self.student.train()
+        self.student.train(not self.recipe.only_3d)
+        self.net.head3d.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             maps, guess = self.forward(lesson.batch.images)
             answer = Maps(*maps)
         wanted = lesson.batch.targets
         each = losses(answer, wanted)
         r = self.recipe
+        if r.only_3d:
+            nothing = torch.zeros_like(each.encodings)
+            return each.encodings, torch.stack([*(v.detach() for v in each), nothing, nothing])
         total = each.heatmaps + r.weight_pafs * each.pafs + r.weight_encodings * each.encodings
         hint = torch.zeros_like(total)
         if lesson.hints is not None:

@@ -41,6 +41,7 @@ class Recipe:
     weight_encodings: float = 0.3
     weight_teacher: float = 0.5
     weight_layer: float = 1.0  # of the teacher's hidden layer; falls to 0 over the run
+    only_3d: bool = False  # nothing but the 3D head learns
     average_s: float | None = None  # several processes: average weights so often, not gradients
     how: Augmentation = field(default_factory=Augmentation)
     steps: int | None = None  # ends after so many steps instead of after `minutes`

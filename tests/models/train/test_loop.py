@@ -186,3 +186,14 @@ def test_a_teacher_is_followed_where_there_is_no_label(held):
     free = batch.targets.heatmaps[0, 0, 2, 2] <= 0.1
     assert (maps.heatmaps.grad[0, 0, 2, 2] != 0) == bool(free)
     assert maps.heatmaps.grad[:, 18].abs().sum() == 0  # it has no head top to teach
+
+
+def test_the_3d_head_can_learn_alone(held, tmp_path):
+    loop.train(TINY, held, [], [], tmp_path / "a")
+    recipe = replace(TINY, only_3d=True, optimizer="adamw")
+    loop.train(recipe, held, [], [], tmp_path / "b", init=tmp_path / "a" / "ema.pt")
+    before = checkpoints.read(tmp_path / "a" / "ema.pt")["ema"]
+    after = _values(tmp_path / "b")["net"]
+    changed = {k for k, v in before.items() if not torch.equal(v.float(), after[k].half().float())}
+    assert changed
+    assert all(k.startswith("head3d.") for k in changed)
