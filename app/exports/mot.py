@@ -12,7 +12,7 @@ import numpy as np
 
 from manypose.app.exports import Options
 from manypose.app.exports.motion import Motion, motions
-from manypose.app.formats.part import finish, open_part
+from manypose.app.formats.part import WholeText
 from manypose.app.formats.reading import Run
 from manypose.pose.angles import joint_angles
 from manypose.pose.joints import ROOT
@@ -23,9 +23,8 @@ def export(run: Run, folder: Path, options: Options) -> list[Path]:
     written = []
     for motion in motions(run, options):
         path = folder / f"person_{motion.id}.mot"
-        with open_part(path) as file:
+        with WholeText(path) as file:
             file.write(text(motion, path.stem))
-        finish(path)
         written.append(path)
     return written
 

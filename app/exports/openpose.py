@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from manypose.app.exports import Options
-from manypose.app.formats.part import finish, open_part
+from manypose.app.formats.part import WholeText
 from manypose.app.formats.reading import Run
 from manypose.pose.joints import INDEX_2D
 
@@ -50,7 +50,6 @@ def export(run: Run, folder: Path, options: Options) -> list[Path]:
                 }
             )
         path = out / f"{stem}_{frame.frame:012d}_keypoints.json"
-        with open_part(path) as file:
+        with WholeText(path) as file:
             json.dump({"version": 1.3, "people": people}, file, allow_nan=False)
-        finish(path)
     return [out]

@@ -11,7 +11,7 @@ import numpy as np
 
 from manypose.app.exports import Options
 from manypose.app.exports.motion import Motion, motions, source_rate, turned
-from manypose.app.formats.part import finish, open_part
+from manypose.app.formats.part import WholeText
 from manypose.app.formats.reading import Run
 from manypose.pose.joints import JOINTS
 
@@ -21,9 +21,8 @@ def export(run: Run, folder: Path, options: Options) -> list[Path]:
     written = []
     for motion in motions(run, options):
         path = folder / f"person_{motion.id}.trc"
-        with open_part(path) as file:
+        with WholeText(path) as file:
             file.write(text(motion, path.name, options, source_rate(run)))
-        finish(path)
         written.append(path)
     return written
 

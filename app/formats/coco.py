@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from manypose.app.formats.part import abandon, cannot_write, finish, open_part
+from manypose.app.formats.part import WholeText
 from manypose.pose.joints import COCO_NAMES
 from manypose.pose.records import FrameResult, TrackedPerson
 
@@ -26,11 +26,12 @@ class CocoWriter:
     def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
         self.path = folder / "coco.json"
         self._ids = [image_id(name) for name in meta.get("files") or ()]
+        self._whole = WholeText(self.path)
         self._file: IO[str]
         self._first = True
 
     def __enter__(self) -> CocoWriter:
-        self._file = open_part(self.path)
+        self._file = self._whole.__enter__()
         self._file.write("[")
         return self
 
@@ -52,13 +53,8 @@ class CocoWriter:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             self._file.write("\n]\n")
-            self._file.close()
-        except OSError as failure:
-            raise cannot_write(self.path, failure) from failure
-        if kind is None:
-            finish(self.path)
-        else:
-            abandon(self.path)
+        finally:
+            self._whole.__exit__(kind, error, traceback)
 
 
 def keypoints(person: TrackedPerson) -> list[float]:

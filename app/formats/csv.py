@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from manypose.app.formats.part import abandon, cannot_write, finish, open_part
+from manypose.app.formats.part import WholeText
 from manypose.pose.joints import INDEX, INDEX_2D, JOINTS, JOINTS_2D, STATE_NAMES
 from manypose.pose.records import Float, FrameResult
 
@@ -29,10 +29,11 @@ class CsvWriter:
 
     def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
         self.path = folder / "pose.csv"
+        self._whole = WholeText(self.path)
         self._file: IO[str]
 
     def __enter__(self) -> CsvWriter:
-        self._file = open_part(self.path)
+        self._file = self._whole.__enter__()
         self._file.write(HEADER + "\n")
         return self
 
@@ -53,14 +54,7 @@ class CsvWriter:
         self._file.writelines(lines)
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        try:
-            self._file.close()
-        except OSError as failure:
-            raise cannot_write(self.path, failure) from failure
-        if kind is None:
-            finish(self.path)
-        else:
-            abandon(self.path)
+        self._whole.__exit__(kind, error, traceback)
 
 
 def _texts(points: Float, digits: int) -> list[str]:

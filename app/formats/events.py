@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from manypose.app.formats.part import abandon, cannot_write, finish, open_part
+from manypose.app.formats.part import WholeText
 from manypose.pose.records import FrameResult
 
 
@@ -18,10 +18,11 @@ class EventsWriter:
         self.path = folder / "events.jsonl"
         self._present: frozenset[int] = frozenset()
         self._last: tuple[int, float] | None = None
+        self._whole = WholeText(self.path)
         self._file: IO[str]
 
     def __enter__(self) -> EventsWriter:
-        self._file = open_part(self.path)
+        self._file = self._whole.__enter__()
         return self
 
     def write(self, result: FrameResult) -> None:
@@ -46,11 +47,4 @@ class EventsWriter:
         self._file.write(line + "\n")
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        try:
-            self._file.close()
-        except OSError as failure:
-            raise cannot_write(self.path, failure) from failure
-        if kind is None:
-            finish(self.path)
-        else:
-            abandon(self.path)
+        self._whole.__exit__(kind, error, traceback)

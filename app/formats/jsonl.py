@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from manypose.app.formats import SCHEMA
-from manypose.app.formats.part import abandon, cannot_write, finish, open_part
+from manypose.app.formats.part import WholeText
 from manypose.pose.joints import ROOT
 from manypose.pose.records import Float, FrameResult
 
@@ -26,10 +26,11 @@ class JsonlWriter:
 
     def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
         self.path = folder / "pose.jsonl"
+        self._whole = WholeText(self.path)
         self._file: IO[str]
 
     def __enter__(self) -> JsonlWriter:
-        self._file = open_part(self.path)
+        self._file = self._whole.__enter__()
         return self
 
     def write(self, result: FrameResult) -> None:
@@ -39,14 +40,7 @@ class JsonlWriter:
         self._file.flush()
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        try:
-            self._file.close()
-        except OSError as failure:
-            raise cannot_write(self.path, failure) from failure
-        if kind is None:
-            finish(self.path)
-        else:
-            abandon(self.path)
+        self._whole.__exit__(kind, error, traceback)
 
 
 def frame_object(result: FrameResult) -> dict[str, Any]:

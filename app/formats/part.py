@@ -17,17 +17,36 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def open_part(path: Path) -> IO[str]:
-    """Return name.part opened for UTF-8 text with plain line feeds.
+class WholeText:
+    """A UTF-8 text file with plain line feeds: there when its context is left without an error.
+
+    Entering gives the opened name.part; leaving it with an error removes that.
 
     Raises:
         OutputError: it cannot be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return part_of(path).open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise cannot_write(path, error) from error
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str]
+
+    def __enter__(self) -> IO[str]:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = part_of(self._path).open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        return self._file
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            self._file.close()
+        except OSError as failure:
+            raise cannot_write(self._path, failure) from failure
+        if kind is None:
+            finish(self._path)
+        else:
+            abandon(self._path)
 
 
 def finish(path: Path) -> None:
@@ -49,10 +68,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written there.
     """
-    with open_part(path) as file:
+    with WholeText(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-    finish(path)
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
