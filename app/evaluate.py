@@ -118,7 +118,7 @@ def evaluate_coco(results: Path, ground_truth: Path, only_seen: bool = False) ->
     """
     if results.is_dir():
         results = results / "coco.json"
-    found, document = _read_json(results), _read_json(ground_truth)
+    found, document = truth.read_json(results), truth.read_json(ground_truth)
     if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
         raise SourceError(f"{results}: not a COCO results list.")
     if not isinstance(document, dict) or not {"images", "annotations"} <= set(document):
@@ -206,15 +206,6 @@ def _run_in(folder: Path, below: Sequence[str]) -> Path:
 
 def _camera(stored: Run) -> str:
     return str(stored.meta.get("camera", {}).get("source", "unknown"))
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise SourceError(f"{file}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise SourceError(f"{file}: not JSON ({error}).") from error
 
 
 def _plain(value: Any) -> Any:

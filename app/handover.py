@@ -23,18 +23,37 @@ class Closed(Exception):  # noqa: N818 - a signal between threads, not an error
     """The other side has closed; nothing more will be taken or given."""
 
 
-class Line(Generic[T]):
-    """A bounded queue with an end: `put` waits while it is full, nothing is lost."""
+class _Room:
+    """The end, the closing and the error that both rooms pass on."""
 
-    def __init__(self, places: int) -> None:
-        if places < 1:
-            raise ValueError(f"Line: {places} places, wanted at least 1")
-        self._places = places
-        self._items: deque[T] = deque()
+    def __init__(self) -> None:
         self._turn = threading.Condition()
         self._ended = False
         self._closed = False
         self._error: BaseException | None = None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that nothing follows; an error is raised in the consumer after the last item."""
+        with self._turn:
+            self._ended = True
+            self._error = self._error or error
+            self._turn.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether either side has given up."""
+        return self._closed
+
+
+class Line(_Room, Generic[T]):
+    """A bounded queue with an end: `put` waits while it is full, nothing is lost."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        if places < 1:
+            raise ValueError(f"Line: {places} places, wanted at least 1")
+        self._places = places
+        self._items: deque[T] = deque()
 
     def put(self, item: T) -> None:
         """Hand an item over; waits while the line is full.
@@ -50,24 +69,12 @@ class Line(Generic[T]):
             self._items.append(item)
             self._turn.notify_all()
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing follows; an error is raised in the consumer after the last item."""
-        with self._turn:
-            self._ended = True
-            self._error = self._error or error
-            self._turn.notify_all()
-
     def close(self) -> None:
         """Give up: drops what waits, frees both sides."""
         with self._turn:
             self._closed = True
             self._items.clear()
             self._turn.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether either side has given up."""
-        return self._closed
 
     def __iter__(self) -> Iterator[T]:
         """Yield the items in order until the end; raises the producer's error."""
@@ -86,7 +93,7 @@ class Line(Generic[T]):
             yield item
 
 
-class Latest(Generic[T]):
+class Latest(_Room, Generic[T]):
     """A one-place slot where the newest item wins; `dropped` counts the losses by reason.
 
     `offered`, `taken` and the sum of `dropped` add up once the producer has ended and the consumer
@@ -94,14 +101,11 @@ class Latest(Generic[T]):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.dropped: Counter[str] = Counter()
         self.offered = 0
         self.taken = 0
         self._item: T | None = None
-        self._turn = threading.Condition()
-        self._ended = False
-        self._closed = False
-        self._error: BaseException | None = None
 
     def put(self, item: T) -> None:
         """Hand an item over without waiting; an item nobody fetched is dropped as "stale".
@@ -146,13 +150,6 @@ class Latest(Generic[T]):
                 raise self._error
             raise Closed
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing follows; an error is raised in the consumer after the last item."""
-        with self._turn:
-            self._ended = True
-            self._error = self._error or error
-            self._turn.notify_all()
-
     def close(self) -> None:
         """Give up from either side; a waiting consumer is freed."""
         with self._turn:
@@ -161,11 +158,6 @@ class Latest(Generic[T]):
                 self._item = None
             self._closed = True
             self._turn.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether either side has given up."""
-        return self._closed
 
     def __iter__(self) -> Iterator[T]:
         """Yield the newest items until the end; raises the producer's error."""

@@ -66,7 +66,7 @@ def read_truth3d(folder: Path) -> TruthSequence:
         SourceError: there is no such file, or it is damaged.
     """
     file = folder / "annotations.json"
-    document = _json(file)
+    document = read_json(file)
     try:
         if document["units"] != "mm":
             raise SourceError(f"{file}: units are {document['units']}, wanted mm.")
@@ -240,7 +240,12 @@ def _hdf5(file: Path, key: str) -> Any:
         raise SourceError(f"{file}: not readable as the data set's file ({error}).") from error
 
 
-def _json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        SourceError: it cannot be read, or is not JSON.
+    """
     try:
         return json.loads(file.read_text("utf-8"))
     except OSError as error:
