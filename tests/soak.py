@@ -98,6 +98,8 @@ def live(minutes: float) -> Figures:
     seconds = 60 * minutes
     words = ["live", clip, "--loop", "--no-gui", "--format", "jsonl", "--duration", str(seconds)]
     code, memory, out, err = watched(["-m", "manypose.app.main", *words], seconds / 3600)
+    if code or not err.last:
+        return {"exit_code": code, "well": False}
     (source,) = err.last["sources"]
     lost = sum(n for reason, n in source["dropped"].items() if reason != "paint")
     under_way = source["read"] - source["processed"] - lost
@@ -121,6 +123,8 @@ def recorded(minutes: float) -> Figures:
         began = time.monotonic()
         code, memory, _, _ = watched([__file__, "--program", *words], 1.0)
         seconds = time.monotonic() - began
+        if code:
+            return {"exit_code": code, "well": False}
         run = Path(folder) / "out" / "long"
         summary = json.loads((run / "meta.json").read_text("utf-8"))["summary"]
         with np.load(run / "pose.npz", allow_pickle=False) as stored:
