@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -59,6 +62,28 @@ def test_the_check_of_command_lines_bites() -> None:
         assert refused(line), line
     assert refused("MANYPOSE_PEOPLE_MAX=3 manypose run clip.mp4 -o out | head > x.txt") is None
     assert refused("manypose run --help") is None
+
+
+def test_the_training_script_gives_commands_that_are_understood(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    shell = shutil.which("sh")
+    if shell is None:
+        pytest.skip("no sh")
+    told = tmp_path / "manypose"
+    told.write_text('#!/bin/sh\necho manypose "$@"\n')
+    told.chmod(0o755)
+    script = ROOT / "docs" / "examples" / "train_small.sh"
+    env = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PHOTOS": "coco:a.json", "VAL": "v",
+        "AVATARS": "avatars.zip", "MOCAP": "mocap.npz", "INIT": "ema.pt", "EMPTY": "folder:empty",
+    }  # fmt: skip
+    done = subprocess.run(
+        [shell, str(script), "out"], env=env, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 10
+    wrong = [f"{line}: {error}" for line in lines if (error := refused(line))]
+    assert not wrong
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
