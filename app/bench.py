@@ -50,6 +50,7 @@ STAGES = (
 # word -> (module with add_arguments(group) and run(args) -> exit code, one line of help).
 SUBJECTS: dict[str, tuple[str, str]] = {
     "backbones": ("manypose.models.train.bench_backbones", "SelecSLS against its rivals"),
+    "peers": ("manypose.app.bench_peers", "other people's networks against ours"),
 }
 
 
@@ -100,13 +101,13 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.batch < 0:
         raise UsageError("--batch: give 0 (chosen by the engine) or more")
-    batch = 1 if args.live else args.batch or _batch(config)
+    batch = 1 if args.live else args.batch or frames_at_once(config)
     engine = load_engine(config, batch=batch)
     runs = []
     if args.source is not None:
         runs.append(asdict(measure(args.source, config, engine, args.frames, live=args.live)))
     else:
-        width, height = _size(args.size)
+        width, height = clip_size(args.size)
         for count in counts:
             runs.append({"people": count} | _generated(count, width, height, config, engine, args))
     report = {
@@ -122,7 +123,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _size(text: str) -> tuple[int, int]:
+def clip_size(text: str) -> tuple[int, int]:
+    """Return width and height of "1920x1080".
+
+    Raises:
+        UsageError: it is written in another way, or no size of a video.
+    """
     width, x, height = text.partition("x")
     if not (x and width.isdigit() and height.isdigit()):
         raise UsageError(f"--size {text}: write it as 1920x1080")
@@ -132,7 +138,8 @@ def _size(text: str) -> tuple[int, int]:
     return w, h
 
 
-def _batch(config: Config) -> int:
+def frames_at_once(config: Config) -> int:
+    """Return how many recorded frames are in work at once unless the user says."""
     from manypose.models.sessions import cores
 
     return max(1, min(4, config.model.threads or cores()))

@@ -189,7 +189,7 @@ def load_front_end(
         from manypose.models import topdown
 
         weights.verify(rows[0])
-        return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name)
+        return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name, batch)
     network = load_network(model, backend, device, threads, precision, batch)
     return StageOneFrontEnd(network, grouping or GroupingConfig())
 

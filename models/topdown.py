@@ -63,9 +63,10 @@ class OwnFrontEnd:
 
 
 def load(
-    path: Path, backend: str = "auto", device: str = "auto", threads: int = 0, name: str = ""
-) -> OwnFrontEnd:
-    """Return the front end that a TOML file describes, loaded and tried once.
+    path: Path, backend: str = "auto", device: str = "auto", threads: int = 0, name: str = "",
+    batch: int = 1,
+) -> OwnFrontEnd:  # fmt: skip
+    """Return the front end of a TOML file, tried once, for `batch` frames in work at once.
 
     Raises:
         ConfigError: the TOML is wrong.
@@ -77,14 +78,16 @@ def load(
     pose_session = open_session(own.pose.file, backend, Wish(device, threads, "fp32", threads))
     detector = None
     if own.detector is not None:
-        session = open_session(own.detector.file, backend, Wish(device, threads, "fp32", 1))
+        session = open_session(own.detector.file, backend, Wish(device, threads, "fp32", batch))
         detector = session, own.detector
     info = Info(
         name or own.name, str(own.pose.file), weights.file_sha256(own.pose.file), own.pose.kind,
         pose_session.engine, pose_session.device, "fp32", threads, 1, own.pose.input,
         own.pose.licence, "a network of the user's own",
     )  # fmt: skip
-    front_end = OwnFrontEnd(info, 1, False, detector, (pose_session, own.pose))
+    parallel = batch > 1 and (detector[0] if detector else pose_session).parallel
+    batch = batch if parallel else 1
+    front_end = OwnFrontEnd(info, batch, parallel, detector, (pose_session, own.pose))
     grey = np.full((240, 320, 3), 114, np.uint8)
     if own.detector is not None and detector is not None:
         find_boxes(*detector, grey)
