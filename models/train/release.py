@@ -30,7 +30,8 @@ _ROWS = (
     ("AP", "OKS AP, decoded people"), ("AP50", "AP50"), ("AR", "AR"),
     ("recall", "labelled joints with a peak near"), ("pck", "PCK@0.2 torso, single athletes"),
     ("swaps", "left and right exchanged, share of pairs"), ("missed", "people missed per photo"),
-    ("invented", "people invented per photo"), ("ghosts", "people per people-free photo"),
+    ("invented", "people invented per photo"), ("merged", "two people taken for one, per photo"),
+    ("ghosts", "people per people-free photo"),
     ("bone_mm", "3D encoding, mm"), ("bone_constant_mm", "what the mean bone would score, mm"),
 )  # fmt: skip
 

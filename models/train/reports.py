@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _COLUMNS = (
     "step", "images", "minutes", "size", "lr", "heatmaps", "pafs", "encodings", "teacher", "layer",
     "images_s", "data_share", "AP", "ap_error", "ceiling_AP", "AP50", "AR", "pck", "recall",
-    "ghosts", "missed", "invented", "swaps", "bone_mm", "bone_constant_mm",
+    "ghosts", "missed", "invented", "merged", "swaps", "bone_mm", "bone_constant_mm",
 )  # fmt: skip
 _SHEET = 24  # photos
 
@@ -45,9 +45,17 @@ class Table:
 
     @staticmethod
     def add(out: Path, row: dict[str, Any]) -> None:
-        """Append a row; unknown columns are left out, missing ones stay empty."""
+        """Append a row; unknown columns are left out, missing ones stay empty.
+
+        A table begun by an older version keeps its columns.
+        """
+        try:
+            with (out / Table.NAME).open(encoding="utf-8") as file:
+                columns = file.readline().strip().split(",")
+        except OSError:
+            columns = list(_COLUMNS)
         text = io.StringIO()
-        csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n").writerow(
+        csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n").writerow(
             {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()}
         )
         Table._write(out, text.getvalue(), "a")

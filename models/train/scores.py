@@ -37,6 +37,8 @@ _C = len(COCO_NAMES)
 _GHOST_SCORE = 0.3
 _PEAK = 0.1
 _SAMPLES = 100  # of the bootstrap
+_NEAR = 0.1  # of the longer side of a person's box
+_OF_TWO = 3  # joints of another person that make two people of one
 _SHOULDERS_HIPS = [INDEX_2D[n] for n in ("l_shoulder", "r_shoulder", "l_hip", "r_hip")]
 _SIDES = [(k, m) for k, m in enumerate(MIRROR_2D) if k < m]
 
@@ -109,8 +111,8 @@ def evaluate(
     AP, AP50, AR (COCO, OKS of the 17 key points) with ap_error, their standard error over a
     bootstrap of photos; pck (share of joints within 0.2 torso, single athletes); recall (labelled
     joints with a peak near); ghosts (people per people-free photo); swaps (share of left-right
-    pairs exchanged), missed and invented people per photo; bone_mm beside bone_constant_mm, what
-    the mean bone would score.
+    pairs exchanged), missed, invented and merged people per photo; bone_mm beside
+    bone_constant_mm, what the mean bone would score.
     """
     config = config or GroupingConfig()
     # the pixels are not needed any more; what is kept of a photo is small
@@ -200,11 +202,12 @@ def match(people: list[Person2D], item: Photo, oks_min: float) -> list[tuple[int
 
 
 def _matching(results: list[tuple[Photo, list[Person2D]]]) -> dict[str, float]:
-    missed = invented = exchanged = pairs = 0
+    missed = invented = merged = exchanged = pairs = 0
     for item, people in results:
         sure = [p for p in people if p.score > _GHOST_SCORE]
         found = match(sure, item, 0.3)
         missed += len(item.joints_px) - len(found)
+        merged += sum(_is_two(p, item) for p in sure)
         taken = {i for i, _, _ in found}
         invented += sum(not _ignored(p, item) for i, p in enumerate(sure) if i not in taken)
         for i, k, _ in found:
@@ -218,8 +221,21 @@ def _matching(results: list[tuple[Photo, list[Person2D]]]) -> dict[str, float]:
     return {
         "missed": missed / len(results),
         "invented": invented / len(results),
+        "merged": merged / len(results),
         "swaps": exchanged / max(pairs, 1),
     }
+
+
+def _is_two(person: Person2D, item: Photo) -> bool:
+    """Return whether three joints or more lie on each of two labelled people."""
+    if len(item.joints_px) < 2:
+        return False
+    labels = item.joints_px[:, :_C]
+    far = np.linalg.norm(labels[..., :2] - person.joints_px[:_C], axis=-1)
+    far[(labels[..., 2] <= 0) | ~np.isfinite(far)] = np.inf
+    owner = far.argmin(0)
+    near = far.min(0) < _NEAR * item.box_px[owner, 2:].max(1)
+    return bool((np.bincount(owner[near], minlength=2) >= _OF_TWO).sum() > 1)
 
 
 def _ignored(person: Person2D, item: Photo) -> bool:
@@ -311,7 +327,8 @@ def line(scores: dict[str, float], top: dict[str, float]) -> str:
     if "bone_mm" in scores:
         constant = scores["bone_constant_mm"]
         words.append(f"bones {scores['bone_mm']:.0f} mm (constant {constant:.0f})")
-    rest = ("AP50", "AR", "pck", "recall", "ghosts", "missed", "invented", "swaps")
+    rest = ("AP50", "AR", "pck", "recall", "ghosts", "missed", "invented", "merged",
+            "swaps")  # fmt: skip
     words += [f"{k} {scores[k]:.3f}" for k in rest if k in scores]
     return ", ".join(words)
 

@@ -135,3 +135,16 @@ def test_oks_and_matching_by_hand():
     assert found == pytest.approx((16 + np.exp(-0.5)) / 17)
     item = photo(b"", "a", "t", joints[None], box_px=np.array([[0, 0, 10, 19.0]]))
     assert scores.match([person, person], item, 0.5) == [(0, 0, pytest.approx(1))]
+
+
+def test_a_person_made_of_two_is_noticed():
+    item = next(p for p in PHOTOS if len(p.joints_px) > 1)
+    first, second = item.joints_px[:2, :, :2].astype(float)
+    lower = np.arange(len(first)) >= INDEX_2D["l_hip"]
+    one = np.where(item.joints_px[0, :, 2:] > 0, first, np.nan)
+    mixed = np.where(lower[:, None], second, first)
+    sure = np.ones(len(first))
+    assert scores._is_two(Person2D(mixed, sure, 1.0), item)
+    assert not scores._is_two(Person2D(one, sure, 1.0), item)
+    alone = next(p for p in PHOTOS if len(p.joints_px) == 1)
+    assert not scores._is_two(Person2D(mixed, sure, 1.0), alone)
