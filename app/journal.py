@@ -28,7 +28,7 @@ NAME = "detections.jsonl.part"
 _SCHEMA = "manypose-journal/1"
 _K, _J = len(JOINTS_2D), len(JOINTS)
 _PACKED_MAX = 1 << 20  # characters: 1000 people
-_SIZE = _K * 2 + _K + _J * 3 + _J + 3 + 2
+_SIZE = _K * 2 + _K + _J * 3 + _J + 3 + 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _pack(detections: Detections) -> str:
     for row, p in zip(rows, detections.people):
         parts: list[Any] = [
             p.seen.joints_px, p.seen.confidence, p.joints_rel_m, p.sigma_m, p.root_m,
-            [p.seen.score, p.root_sigma_m],
+            [p.seen.score, p.root_sigma_m, p.size_error],
         ]  # fmt: skip
         row[:] = np.concatenate([np.ravel(part) for part in parts])
     return base64.b64encode(rows.tobytes()).decode("ascii")
@@ -153,7 +153,7 @@ def _person(row: Float) -> Person3D:
         row, np.cumsum([_K * 2, _K, _J * 3, _J, 3]).tolist()
     )
     seen = Person2D(px.reshape(_K, 2), conf, float(rest[0]))
-    return Person3D(seen, rel.reshape(_J, 3), sigma, root, float(rest[1]))
+    return Person3D(seen, rel.reshape(_J, 3), sigma, root, float(rest[1]), float(rest[2]))
 
 
 def normalised(detections: Detections) -> Detections:

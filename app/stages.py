@@ -128,7 +128,8 @@ def run_stages(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "sequence": motion.name, "people": motion.joints_m.shape[1], "frames": frames,
-        "noise": dataclasses.asdict(NOISES[args.noise]), "stature_m": stature_m(motion),
+        "noise": dataclasses.asdict(NOISES[args.noise]),
+        "stature_m": float(np.nanmean(statures_m(motion))),
         "warm_up_s": args.warm_up, "known": known,
     }  # fmt: skip
 
@@ -279,10 +280,15 @@ def smoothed(found: Found, times_s: Float, how: str) -> Found:
     return Found(out, found.sightings)
 
 
-def stature_m(motion: Motion) -> float:
-    """Return the mean standing height of the people, from their bones."""
+def statures_m(motion: Motion) -> Float:
+    """Return the standing heights (P,) of the people, from their bones."""
     bones = np.linalg.norm(motion.joints_m - motion.joints_m[:, :, _UP], axis=-1)
-    return float(np.nanmean(sk.stature_m(np.nanmedian(bones, axis=0))))
+    return np.asarray(sk.stature_m(np.nanmedian(bones, axis=0)))
+
+
+def grown(found: Found, factors: Float) -> Found:
+    """Return the same people rescaled about the camera, as the verb ``rescale`` does it."""
+    return dataclasses.replace(found, joints_m=found.joints_m * factors[:, None, None])
 
 
 def evaluate(
@@ -291,7 +297,8 @@ def evaluate(
 ) -> dict[str, dict[str, dict[str, float]]]:  # fmt: skip
     """Return {what is known: {stage: figures}}, known: "camera and height", "neither".
 
-    encodings: whether the maps have any; without, there is no read-out.
+    encodings: whether the maps have any; without, there is no read-out. Known height means that of
+    each person: the mean is given to the Follower, and everybody rescaled to their own.
     """
     width, height = size_of(motion)
     people2d = found_in_maps(motion, noise, seed)
@@ -301,9 +308,11 @@ def evaluate(
     guess = Camera.from_fov(width, height)
     report: dict[str, dict[str, dict[str, float]]] = {}
     score = functools.partial(figures, motion=motion, warm_up_s=warm_up_s)
-    for name, camera, tall in (
-        ("camera and height", true, stature_m(motion)),
-        ("neither", guess, None),
+    tall = statures_m(motion)
+    mean = float(np.nanmean(tall))
+    for name, camera, height, factors in (
+        ("camera and height", true, mean, tall / mean),
+        ("neither", guess, None, np.ones(len(tall))),
     ):
         rows: dict[str, dict[str, float]] = {}
         if encodings:
@@ -312,10 +321,13 @@ def evaluate(
             )
         lifted = [lift(f, camera, lifter) for f in people2d]
         rows["+ II"] = score(single(motion, lifted))
-        known = dataclasses.replace(config, height_m=tall, people_max=max(20, len(motion.seen[0])))
-        plain = followed(motion, lifted, camera, dataclasses.replace(known, filter="off"), seed)
+        known = dataclasses.replace(
+            config, height_m=height, people_max=max(20, len(motion.seen[0]))
+        )
+        off = dataclasses.replace(known, filter="off")
+        plain = grown(followed(motion, lifted, camera, off, seed), factors)
         rows["+ III"] = score(plain)
-        last = followed(motion, lifted, camera, known, seed)
+        last = grown(followed(motion, lifted, camera, known, seed), factors)
         rows[f"+ filter {config.filter}"] = score(last)
         for how in ("butterworth", "kalman"):
             rows[f"III + {how}"] = score(smoothed(plain, motion.times_s, how))

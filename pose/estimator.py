@@ -159,7 +159,7 @@ class Follower:
         self._depth = filters.OneEuro(rows, (1,), smooth.depth) if smooth else None
         self._turns = filters.OneEuro(rows, (_J, 4), smooth.angle) if smooth else None
         self._fitter = Fitter(rows, Bodies(rows, c.height_m, c.lock_bones_after), c.weights)
-        self._known_bodies: dict[int, tuple[Float, float, bool]] = {}
+        self._known_bodies: dict[int, tuple[Any, ...]] = {}
         self._joint_time = np.full((rows, _J), -np.inf)  # when a joint was last seen
         self._last: dict[int, TrackedPerson] = {}
 
@@ -259,6 +259,7 @@ class Follower:
             camera.image_to_rays(px)[..., :2],
             np.stack([p.seen.confidence for p in people]).astype(float),
             camera.width / 512 / float(camera.K[0, 0]),
+            np.array([p.size_error for p in people], float),
         )
         return self._fitter.fit(rows, evidence, frame.time_s)
 

@@ -127,9 +127,7 @@ class Fitter:
     def fit(self, rows: Rows, evidence: Evidence, time_s: float) -> tuple[Float, Float]:
         """Return root (N, 3) m and local rotations (N, J, 4) of these tracks in this frame."""
         w = self._weights
-        self.bodies.observe(
-            rows, evidence.joints_rel_m, evidence.sigma_m, evidence.size_error
-        )
+        self.bodies.observe(rows, evidence.joints_rel_m, evidence.sigma_m, evidence.size_error)
         lengths, ratio = self.bodies.lengths_m[rows], self.bodies.ratio[rows]
         offsets = sk.offsets_m(lengths)
         target = evidence.joints_rel_m * ratio[:, None, None]

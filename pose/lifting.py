@@ -30,6 +30,7 @@ from manypose.pose.joints import (
     MIRROR,
     MIRROR_2D,
     OKS_SIGMAS,
+    PARENT,
     ROOT,
 )
 from manypose.pose.records import Person2D, Person3D
@@ -48,6 +49,7 @@ SIZE, DIRECTION_X, DIRECTION_Y, HAS_BONES = range(3 * _K + 3 * _C, 3 * _K + 3 * 
 FEATURE_COUNT = 3 * _K + 3 * _C + 4
 
 _AT, _BONE = (np.array(column) for column in zip(*CARRIED, strict=True))
+_UP = [p if p >= 0 else j for j, p in enumerate(PARENT)]
 _MIRROR_CARRIED = np.array([CARRIED.index((MIRROR_2D[k], MIRROR[j])) for k, j in CARRIED])
 # Joints that annotators do not mark but that follow from a pair of those they do.
 _BETWEEN = (("neck", "l_shoulder", "r_shoulder"), ("pelvis", "l_hip", "r_hip"))
@@ -98,15 +100,28 @@ def lift(
     joints[bad], sigma[bad] = 0, _SIGMA_MAX_M
 
     error = ray_errors(score, np.exp(features[:, SIZE] - _LOG_OFFSET))
-    root, root_sigma = placement.place(joints, sigma, rays, error)
+    size = size_errors(joints, sigma, features[:, HAS_BONES] > 0)
+    root, root_sigma = placement.place(joints, sigma, rays, error, size)
     if config.pull:
         joints = placement.pull(joints, sigma, root, rays, error)
     joints[bad], root[bad] = np.nan, np.nan
     sigma[bad], root_sigma[bad] = np.inf, np.inf
     return [
-        Person3D(person, j, s, r, float(e))
-        for person, j, s, r, e in zip(people, joints, sigma, root, root_sigma, strict=True)
+        Person3D(person, j, s, r, float(e), float(u))
+        for person, j, s, r, e, u in zip(people, joints, sigma, root, root_sigma, size, strict=True)
     ]
+
+
+def size_errors(joints_rel_m: Float, sigma_m: Float, read: NDArray[np.bool_]) -> Float:
+    """Return the expected errors (N,) of the log of the sizes of these bodies (N, J, 3).
+
+    2D joints tell nothing of size; bones that were `read` (N,) do, and then the bones as a whole
+    err by a quarter of what is stated for one of them (see `body.BIAS`).
+    """
+    bone = np.linalg.norm(joints_rel_m - joints_rel_m[:, _UP], axis=-1)
+    error = np.sqrt((sigma_m**2 + sigma_m[:, _UP] ** 2) / 3)  # along one axis
+    share = error.sum(1) / np.maximum(bone.sum(1), 0.1)
+    return np.where(read, np.minimum(0.25 * share, placement.SIZE_SPREAD), placement.SIZE_SPREAD)
 
 
 def ray_errors(score: Float, size: Float) -> Float:

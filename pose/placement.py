@@ -86,7 +86,10 @@ def _norm(vectors: Float) -> Float:
 
 
 def place(
-    joints_rel_m: Float, sigma_m: Float, rays: Float, ray_error: Float,
+    joints_rel_m: Float,
+    sigma_m: Float,
+    rays: Float,
+    ray_error: Float,
     size_error: Float | float = SIZE_SPREAD,
 ) -> tuple[Float, Float]:
     """Return the roots (N, 3) m in the camera frame and their expected errors along the ray (N,).

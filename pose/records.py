@@ -135,8 +135,9 @@ class Person3D:
     """A person with a 3D pose.
 
     joints_rel_m (J, 3) relative to the pelvis, camera axes, metres; sigma_m (J,) expected error;
-    root_m (3,) the pelvis in the camera frame, for a body of average size; root_sigma_m its
-    expected error along the ray.
+    root_m (3,) the pelvis in the camera frame, for a body of this size; root_sigma_m its expected
+    error along the ray. size_error: expected error of the log of the body's size; without a clue,
+    that of an average adult.
     """
 
     seen: Person2D
@@ -144,6 +145,7 @@ class Person3D:
     sigma_m: Float
     root_m: Float
     root_sigma_m: float
+    size_error: float = 0.06
 
     def __post_init__(self) -> None:
         _check("Person3D.joints_rel_m", self.joints_rel_m, _J, 3)

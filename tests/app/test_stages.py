@@ -12,7 +12,7 @@ from manypose.pose.joints import INDEX, PARENT
 def test_walkers_stand_on_feet_that_do_not_slip_and_keep_their_bones():
     m = made_people.walkers(2, 6.0)
     assert m.joints_m.shape == (180, 2, 21, 3)
-    assert stages.stature_m(m) == pytest.approx(made_people.STATURE_M, abs=1e-6)
+    assert stages.statures_m(m) == pytest.approx(made_people.STATURE_M, abs=1e-6)
     up = [p if p >= 0 else j for j, p in enumerate(PARENT)]
     bones = np.linalg.norm(m.joints_m - m.joints_m[:, :, up], axis=-1)
     assert np.ptp(bones, axis=0).max() < 1e-9
