@@ -107,3 +107,20 @@ def covered(points: Float, roots: Float) -> NDArray[np.bool_]:
     overlap = np.asarray((low[:, None] < high[None]).all(-1))
     meet = overlap & overlap.T & seen[:, None] & seen[None] & ~np.eye(len(points), dtype=bool)
     return np.asarray((meet & (roots[None, :, 2] < roots[:, None, 2] + 0.3)).any(1))
+
+
+def thumbnail(frame: Frame) -> Float:
+    """Return about 18 rows and 32 columns of the picture's brightness, for `unlike`."""
+    h, w = frame.shape
+    rows = np.arange(h // 36, h, max(h // 18, 1))
+    small = frame.pixels(rows[:, None], np.arange(w // 64, w, max(w // 32, 1)))
+    brightness: Float = small.astype(np.float64).mean(-1)
+    return brightness
+
+
+def unlike(old: Float, new: Float) -> float:
+    """Return how little two thumbnails have in common, 0 (same) to 1; even ones tell nothing: 0."""
+    if old.shape != new.shape or old.std() < 4 or new.std() < 4:
+        return 0.0
+    a, b = old - old.mean(), new - new.mean()
+    return float(1 - max((a * b).mean() / (a.std() * b.std()), 0.0))

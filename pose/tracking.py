@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.pose.appearance import appearance, colour_distances, covered, mixed_colours
+from manypose.pose.appearance import (
+    appearance,
+    colour_distances,
+    covered,
+    mixed_colours,
+    thumbnail,
+    unlike,
+)
 from manypose.pose.likeness import Seen, oks, stacked
 from manypose.pose.records import Frame, Person3D
 
@@ -140,7 +147,7 @@ class Tracker:
         self._observe(matched, now, seen)
         swapped, strangers = self._remember(matched, colours, now)
         self._retire(ended, keep=not cut)
-        returned = self._name(now)
+        returned = self._name(now, ended)
         missed = [t for t in missed if t not in ended]
         return Matches(
             matched,
@@ -238,20 +245,29 @@ class Tracker:
             taken.add(j)
         return born
 
-    def _name(self, now: float) -> list[Track]:
-        """Give ids to tracks old enough; return those of people known from before."""
+    def _name(self, now: float, ended: list[Track]) -> list[Track]:
+        """Give ids to tracks old enough; return those of people known from before.
+
+        They may have gone or just be missed, their tracks led astray by a reading that mixed two
+        people: then the new track takes over, and the old one is added to `ended`.
+        """
         returned = []
-        for track in self._tracks:
+        for track in list(self._tracks):
             if track.track_id >= 0 or track.misses or track.hits < self._config.min_age:
                 continue
-            waits = self._gone and now - track.born_s < self._config.wait_s
+            lost = [t for t in self._tracks if t.misses and t.track_id >= 0]
+            waits = (self._gone or lost) and now - track.born_s < self._config.wait_s
             if waits and track.colours_seen == 0:
                 continue  # somebody may be coming back: look at the clothes first
-            old = self._recognise(track, now)
+            old = self._recognise(track, now, lost)
             if old is None and waits and track.colours_seen < 5:
                 continue
             if old is not None:
-                self._gone.remove(old)
+                if old in lost:
+                    ended.append(old)
+                    self._retire([old], keep=False)
+                else:
+                    self._gone.remove(old)
                 track.track_id = old.track_id
                 returned.append(track)
             else:
@@ -337,20 +353,16 @@ class Tracker:
         reach = 0.5 + self._config.speed_max_m_s * np.maximum(gap, 1 / 30)
         return near, np.where((walked > reach[:, None]) & (near < 0.3), 1e6, cost)
 
-    def _recognise(self, track: Track, now: float) -> Track | None:
-        """Return the person gone whom this new track resembles beyond doubt, or None."""
-        if track.colours is None:
+    def _recognise(self, track: Track, now: float, lost: list[Track]) -> Track | None:
+        """Return the person gone or lost whom this new track resembles beyond doubt, or None."""
+        away = [*self._gone, *lost]
+        if track.colours is None or not away:
             return None
-        looks = (
-            colour_distances([track.colours], [t.colours for t in self._gone])[0]
-            if self._gone
-            else []
-        )
+        looks = colour_distances([track.colours], [t.colours for t in away])[0]
         scored = []
-        for old, look in zip(self._gone, looks):
-            gap = max(now - old.seen_s, 0.0)
-            way = float(np.linalg.norm(track.root_m - old.root_m))
-            if way <= 1.5 + self._config.speed_max_m_s * gap:
+        for old, look in zip(away, looks):
+            reach = 1.5 + self._config.speed_max_m_s * max(now - old.seen_s, 0.0)
+            if np.linalg.norm(track.root_m - old.root_m) <= reach:
                 scored.append((float(look), old))
         if not scored:
             return None
@@ -363,21 +375,14 @@ class Tracker:
             if near > 1.5 or near > 0.5 * other:
                 return None
             old = alike[0]
-        others = [t.colours for t in self._tracks if t is not track]
+        others = [t.colours for t in self._tracks if t is not track and t is not old]
         present = colour_distances([track.colours], others).min() if others else 1.0
         return old if best <= min(self._config.likeness_max, present) else None
 
     def _changed(self, frame: Frame) -> float:
         """Return how little this picture has to do with the last, 0 (same) to 1 (nothing)."""
-        h, w = frame.shape
-        rows = np.arange(h // 36, h, max(h // 18, 1))
-        small = frame.pixels(rows[:, None], np.arange(w // 64, w, max(w // 32, 1)))
-        new = small.astype(np.float64).mean(-1)
-        old, self._thumbnail = self._thumbnail, new
-        if old is None or old.shape != new.shape or old.std() < 4 or new.std() < 4:
-            return 0.0
-        a, b = old - old.mean(), new - new.mean()
-        return float(1 - max((a * b).mean() / (a.std() * b.std()), 0.0))
+        old, self._thumbnail = self._thumbnail, thumbnail(frame)
+        return 0.0 if old is None else unlike(old, self._thumbnail)
 
 
 def slot_count(config: TrackingConfig) -> int:

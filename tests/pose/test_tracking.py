@@ -78,6 +78,14 @@ def test_somebody_comes_back_by_clothes_and_another_does_not():
     assert sorted(ids[-1]) == [1, 2]
 
 
+def test_a_track_led_astray_gives_its_id_to_the_new_one_in_the_same_clothes():
+    points = walkers([(-1, -4), (0.8, -4)], 60, (0.05, 0))
+    points[30:, 0] += np.array([0, 0, 1.6])  # farther than anybody gets in a frame
+    clothes = sim.outfits(2, np.random.default_rng(0))
+    ids = run(Tracker(TrackingConfig()), points, clothes)
+    assert ids[59] == ids[10]
+
+
 def test_a_cut_forgets_everybody_and_ids_are_not_used_again():
     rng = np.random.default_rng(1)
     cam = sim.camera()
