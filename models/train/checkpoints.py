@@ -97,7 +97,10 @@ def read(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError,
+        AttributeError, pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} cannot be read as weights ({reason}): check --init") from None
     if not isinstance(content, dict):

@@ -119,7 +119,7 @@ class _Run:
         self.count = 0
         self.spent_data_s = 0.0
         self.mark = (self.images, time.monotonic())
-        self.exchanged, self.alone = self.began, 0
+        self.exchanged, self.alone = time.monotonic(), 0
 
     def _restore(self, path: Path) -> None:
         content = checkpoints.read(path, self.device)

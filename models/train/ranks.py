@@ -51,15 +51,17 @@ def agreed(share: float, stopped: bool, device: torch.device) -> tuple[float, bo
 def averaged(values: list[Tensor], weight: float, sums: list[float]) -> list[float]:
     """Set values to their weighted mean over all processes; return the sums of the `sums`.
 
+    Where nobody has any weight the values stay.
+
     Source: Stich 2019, "Local SGD converges fast and communicates little", here with weights, so
     that a process on a busier core counts for less and holds nobody up.
     """
     extra = torch.tensor([weight, *sums], dtype=torch.float32, device=values[0].device)
     flat = torch.cat([v.reshape(-1) * weight for v in values] + [extra])
     dist.all_reduce(flat)
-    total = flat[-len(extra)].clamp_min(1e-9)
+    total = float(flat[-len(extra)])
     at = 0
-    for v in values:
+    for v in values if total > 0 else []:
         v.copy_((flat[at : at + v.numel()] / total).reshape(v.shape))
         at += v.numel()
     return [float(x) for x in flat[len(flat) - len(sums) :]]
