@@ -238,7 +238,7 @@ class _Run:
         if self.store is None:
             raise UsageError(f"no pool is of {part.width}x{part.height}: name photos with --data")
         batch = batches.make(self.store, part.batch, part.width, part.height, how, self.rng)
-        return Lesson(batch, None if self.teacher is None else self.teacher(batch.images), None)
+        return Lesson(batch, None if self.teacher is None else self.teacher(batch.images))
 
     def _loss(self, lesson: Lesson, share: float) -> tuple[Tensor, Tensor]:
         self.student.train(not self.recipe.only_3d)
@@ -261,8 +261,9 @@ class _Run:
         if guess is not None:
             # without a layer to learn the guess still takes part, so that gradients are complete
             layer = 0.0 * guess.mean()
-            if lesson.layer is not None:
-                layer = distil.layer_loss(guess, lesson.layer)
+            if lesson.layer is not None and len(lesson.layer):
+                told = guess if lesson.told is None else guess[lesson.told]
+                layer = layer + distil.layer_loss(told, lesson.layer)
             total = total + r.weight_layer * (1 - share) * layer
         return total, torch.stack([v.detach() for v in (*each, hint, layer)])
 

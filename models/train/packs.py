@@ -261,10 +261,14 @@ def read_pack(folder: Path) -> Iterator[Photo]:
         parts = None
     if parts is None:
         raise SourceError(f"{folder} holds no pack of photos: make one with manypose train pack")
-    for part in parts:
-        path = folder / part["file"]
+    for part in parts if isinstance(parts, list) else [None]:
         try:
-            if sha256(path) != part["sha256"]:
+            name, digest = str(part["file"]), str(part["sha256"])
+        except (KeyError, TypeError):
+            raise SourceError(f"{folder / MANIFEST} is damaged: copy it again") from None
+        path = folder / Path(name).name  # and nowhere else
+        try:
+            if sha256(path) != digest:
                 raise ValueError("its SHA-256 differs")
             with np.load(path) as z:
                 arrays = {k: z[k] for k in z.files}

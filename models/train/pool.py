@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manypose.errors import OutputError, SourceError
-from manypose.models.train import batches, colours, distil
+from manypose.models.train import batches, colours, distil, mirror
 from manypose.models.train.batches import Augmentation, Batch, Layout, Scenes
 from manypose.models.train.store import Store
 from manypose.models.train.targets import People
@@ -45,11 +45,16 @@ _MAP_UNIT = 100.0  # a teacher's maps as bytes: 128 + 100 value
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesson:
-    """A batch of a pool with what the teacher said: maps, and a hidden layer (B, c, h, w)."""
+    """A batch of a pool with what the teacher said.
+
+    hints: its maps; layer (n, c, h, w): a hidden layer of it for the n pictures `told` (B,), which
+    are those not mirrored: a hidden layer cannot be.
+    """
 
     batch: Batch
-    hints: distil.Hints | None
-    layer: Tensor | None
+    hints: distil.Hints | None = None
+    layer: Tensor | None = None
+    told: Tensor | None = None
 
 
 def write(
@@ -179,7 +184,7 @@ class Pool:
 
     @torch.no_grad()
     def take(self, count: int, how: Augmentation, rng: torch.Generator) -> Lesson:
-        """Return the next `count` pictures, their colours varied as `how` says."""
+        """Return the next `count` pictures, mirrored and their colours varied as `how` says."""
         while len(self._queue) < count:
             self._queue += self._random.permutation(len(self._places)).tolist()
         chosen = [self._places[n] for n in self._queue[:count]]
@@ -191,24 +196,28 @@ class Pool:
             return torch.from_numpy(rows).to(self._device)
 
         images = gather("images").permute(0, 3, 1, 2).float() / 255
-        if how.colour:
-            images = colours.vary(images, rng)
         packed = np.stack([self._parts[p].tables["known"][n] for p, n in chosen])
         flat = np.unpackbits(packed, axis=1, count=(_K + _L) * h * w)
         known = torch.from_numpy(flat).to(self._device).float().reshape(count, _K + _L, h, w)
-        people = self._people(chosen)
         made = Scenes(
-            images, people, gather("region").long(), known[:, :_K], known[:, _K:], _nowhere()
-        )
-        batch = Batch(images, batches.drawn(made), people, made.layout)
+            images, self._people(chosen), gather("region").long(), known[:, :_K], known[:, _K:],
+            _nowhere(),
+        )  # fmt: skip
         hints = layer = None
         if self._joints:
             maps = (gather("maps").float() - 128) / _MAP_UNIT
             n = len(self._joints)
             hints = distil.Hints(maps[:, :n], self._joints, maps[:, n:], self._limbs)
+        turned = torch.zeros(count, dtype=torch.bool, device=self._device)
+        if how.mirror:
+            turned = torch.rand(count, generator=rng, device=self._device) < 0.5
+            made = mirror.scenes(made, turned)
+            hints = hints and mirror.hints(hints, turned)
         if self.layers:
-            layer = gather("layer").float() * (1.3 / 255)
-        return Lesson(batch, hints, layer)
+            layer = gather("layer")[~turned].float() * (1.3 / 255)
+        images = colours.vary(made.images, rng) if how.colour else made.images
+        batch = Batch(images, batches.drawn(made), made.people, made.layout)
+        return Lesson(batch, hints, layer, ~turned)
 
     def _people(self, chosen: list[tuple[int, int]]) -> People:
         rows = [self._parts[p].people(n) for p, n in chosen]

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from manypose.errors import OutputError, SourceError
-from manypose.models.train import batches, distil, loop, pool, store
+from manypose.models.train import batches, distil, loop, mirror, pool, store
 from manypose.models.train.batches import Augmentation
 from manypose.models.train.figures import figures
 from manypose.models.train.recipe import Part, Recipe
+from manypose.pose.joints import INDEX_2D, LIMBS, MIRROR_2D
 
 PLAIN = batches.PLAIN
 W, H = 96, 64
@@ -26,7 +29,7 @@ def _teacher(images):
     mean = images.mean((1, 2, 3)).reshape(-1, 1, 1, 1)
     ones = torch.ones(len(images), 1, H // 8, W // 8)
     return distil.Hints(
-        (mean * ones).repeat(1, 2, 1, 1), (0, 5), (-mean * ones).repeat(1, 2, 1, 1), (1,),
+        (mean * ones).repeat(1, 3, 1, 1), (0, 5, 6), (-mean * ones).repeat(1, 2, 1, 1), (0,),
         torch.cat([3 * mean * ones, mean * ones], 1),
     )  # fmt: skip
 
@@ -48,8 +51,8 @@ def test_a_pool_gives_back_the_composed_pictures(held, tmp_path):
     hints = lesson.hints
     assert hints is not None
     assert lesson.layer is not None
-    assert hints.joints == (0, 5)
-    assert hints.limbs == (1,)
+    assert hints.joints == (0, 5, 6)
+    assert hints.limbs == (0,)
     mean = made.images.mean((1, 2, 3))
     assert (hints.heatmaps[order, 0, 0, 0] - mean).abs().max() < 0.011
     assert (hints.pafs[order, 0, 0, 0] + mean).abs().max() < 0.011
@@ -89,3 +92,44 @@ def test_what_is_no_pool_says_so(held, tmp_path):
     with pytest.raises(OutputError, match="not empty"):
         pool.write(tmp_path, held, 1, W, H, PLAIN, _rng())
     assert not np.any([p.suffix == ".part" for p in tmp_path.iterdir()])
+
+
+def test_mirrored_pictures_have_mirrored_labels(held):
+    made = batches.compose(held, 4, W, H, PLAIN, _rng())
+    some = torch.tensor([True, False, True, False])
+    turned = mirror.scenes(made, some)
+    plain, other = batches.drawn(made), batches.drawn(turned)
+    assert torch.equal(turned.images[0], made.images[0].flip(-1))
+    for row in (0, 2):
+        torch.testing.assert_close(
+            other.heatmaps[row], plain.heatmaps[row][list(MIRROR_2D)].flip(-1), atol=1e-5, rtol=0
+        )
+        fields = plain.pafs[row].reshape(-1, 2, H // 8, W // 8)[list(mirror.MIRROR_LIMBS)].flip(-1)
+        fields = fields * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1)
+        far = (other.pafs[row].reshape(fields.shape) - fields).abs().amax((1, 2, 3))
+        # a limb along a border of cells may take the cells of the other side
+        assert (far < 1e-4).float().mean() > 0.8
+    for row in (1, 3):
+        assert torch.equal(other.heatmaps[row], plain.heatmaps[row])
+    back = mirror.scenes(turned, some)
+    assert torch.equal(back.images, made.images)
+    torch.testing.assert_close(back.people.joints_px, made.people.joints_px)
+    bones = torch.randn(*made.people.bones_m.shape, generator=_rng())
+    one = replace(made, people=replace(made.people, bones_m=bones))
+    twice = mirror.scenes(mirror.scenes(one, some), some)
+    torch.testing.assert_close(twice.people.bones_m, bones)
+
+
+def test_mirrored_hints_go_with_their_joints_and_limbs():
+    rng = _rng()
+    knees = (INDEX_2D["l_knee"], INDEX_2D["r_knee"], INDEX_2D["nose"])
+    thighs = tuple(LIMBS.index((INDEX_2D[f"{s}_hip"], INDEX_2D[f"{s}_knee"])) for s in ("l", "r"))
+    given = distil.Hints(
+        torch.rand(2, 3, 2, 4, generator=rng), knees, torch.rand(2, 4, 2, 4, generator=rng), thighs
+    )
+    turned = mirror.hints(given, torch.tensor([True, False]))
+    assert torch.equal(turned.heatmaps[0, 0], given.heatmaps[0, 1].flip(-1))
+    assert torch.equal(turned.heatmaps[0, 2], given.heatmaps[0, 2].flip(-1))
+    assert torch.equal(turned.pafs[0, 0], -given.pafs[0, 2].flip(-1))
+    assert torch.equal(turned.pafs[0, 1], given.pafs[0, 3].flip(-1))
+    assert torch.equal(turned.pafs[1], given.pafs[1])
