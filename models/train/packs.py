@@ -261,7 +261,7 @@ def read_pack(folder: Path) -> Iterator[Photo]:
         parts = None
     if parts is None:
         raise SourceError(f"{folder} holds no pack of photos: make one with manypose train pack")
-    for part in parts if isinstance(parts, list) else [None]:
+    for part in parts if isinstance(parts, list) else [{}]:
         try:
             name, digest = str(part["file"]), str(part["sha256"])
         except (KeyError, TypeError):
