@@ -50,6 +50,7 @@ class ModelConfig:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    target_fps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ _RANGE: dict[str, tuple[float, float]] = {
     "source.decode_threads": (0, 64),
     "camera.fov_deg": (0, 170),
     "model.threads": (0, 1024),
+    "model.target_fps": (0, 1000),
     "people.max": (1, 100),
     "people.min_score": (0, 1),
     "people.min_age": (1, 1000),

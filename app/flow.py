@@ -8,6 +8,7 @@ network is free. The caller follows people meanwhile, so that neither waits for 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -38,13 +39,19 @@ def detected(
     """
     workers = engine.batch if engine.parallel and not live else 1
     size = 1 if live or engine.parallel else engine.batch
+    adaptive = engine.adaptive
     line: Line[Future[list[Found]]] = Line(1 if live else workers)
     pool = ThreadPoolExecutor(workers, "find")
 
     def find(batch: list[Frame]) -> list[Found]:
         old = [known(f) if known is not None else None for f in batch]
         new = [f for f, o in zip(batch, old) if o is None]
-        found = iter(engine.detector(new) if new else ())
+        started = time.perf_counter()
+        answers = engine.detector(new) if new else []
+        if live and adaptive is not None and answers:
+            network_s = answers[0].stage_ms.get("network", 0.0) / 1e3
+            adaptive.spent(time.perf_counter() - started, network_s)
+        found = iter(answers)
         return [(next(found), False) if o is None else (o, True) for o in old]
 
     def feed() -> None:

@@ -14,14 +14,21 @@ from manypose.app.meter import Numbers
 HEALTH_S = 10.0
 
 
-def health_line(uptime_s: float, sources: Sequence[dict[str, Any]]) -> str:
-    """Return the line: uptime, memory and the `source_health` of every source, as JSON."""
-    health = {
+def health_line(
+    uptime_s: float, sources: Sequence[dict[str, Any]], input_size: Sequence[int] | None = None
+) -> str:
+    """Return the line: uptime, memory and the `source_health` of every source, as JSON.
+
+    input_size: width and height that the network takes now, where they follow the rate.
+    """
+    health: dict[str, Any] = {
         "schema": "manypose-health/1",
         "uptime_s": round(uptime_s, 1),
         "rss_mb": memory_mb(),
         "sources": list(sources),
     }
+    if input_size is not None:
+        health["input_size"] = list(input_size)
     return json.dumps(health, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -306,6 +306,8 @@ class Lanes:
                 lane.shown_early += 1
                 lane.results.put(FrameResult(frame, ()))
             return
+        started = time.perf_counter()
+        network_ms = 0.0
         for (lane, _), detections in zip(taken, engine.detector([f for _, f in taken])):
             if lane.follower is None:
                 lane.follower = engine.follower()
@@ -313,7 +315,10 @@ class Lanes:
                     lane.follower.smooth(self._preset)
             result = lane.follower(detections)
             self._stages.append(result.stage_ms)
+            network_ms += result.stage_ms.get("network", 0.0)
             lane.give(result)
+        if engine.adaptive is not None:
+            engine.adaptive.spent(time.perf_counter() - started, network_ms / 1e3)
         if self._preset_changed and self._preset is not None:
             self._preset_changed = False
             for lane in self.lanes:

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_settings(
         parser, "model.name", "model.backend", "model.device", "model.precision", "model.threads",
+        "model.target_fps",
         "camera.file", "camera.fov_deg", "source.rotate", "people.max", "fit.height_m",
         "filter.preset",
     )  # fmt: skip
@@ -262,7 +263,10 @@ class Service:
             )
             for lane in self._lanes.lanes
         ]
-        sys.stderr.write(health_line(uptime_s, sources))
+        engine = self._lanes.engine
+        adaptive = None if engine is None else engine.adaptive
+        size = None if adaptive is None else adaptive.input_size
+        sys.stderr.write(health_line(uptime_s, sources, size))
         sys.stderr.flush()
 
     def close(self) -> None:

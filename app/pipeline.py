@@ -20,7 +20,8 @@ class Engine:
 
     info names the network (model, sha256, runtime, device, precision, threads); batch is how many
     frames are best in work at once where nobody waits for the first of them: in one call of the
-    detector, or, if it is parallel, in calls by so many threads (`app.flow` does either).
+    detector, or, if it is parallel, in calls by so many threads (`app.flow` does either). adaptive
+    is the network if its input size follows the rate (`models.adaptive`).
     """
 
     detector: Detector
@@ -28,6 +29,7 @@ class Engine:
     info: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 1
     parallel: bool = False
+    adaptive: Any | None = None
 
     def follower(self) -> Follower:
         """Return a Follower without memory, for one more video."""
@@ -81,11 +83,13 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.precision,
         batch,
         GroupingConfig(people_max=config.people.max),
+        model.target_fps,
     )
     info = dataclasses.asdict(front_end.info)
     detector = Detector(front_end, functools.partial(lift, lifter=load_lifter()))
     limits = follower_config(config, still=still)
-    return Engine(detector, limits, info, front_end.batch, front_end.parallel)
+    adaptive = front_end.network if model.target_fps else None
+    return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive)
 
 
 def build_estimator(config: Config) -> Estimator:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,9 @@ from manypose.models.weights import Weights
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
 from manypose.pose.records import Found2D, Frame, NetworkOutput
+
+if TYPE_CHECKING:
+    from manypose.models.adaptive import AdaptiveNetwork
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +109,9 @@ class StageOneNetwork:
 class StageOneFrontEnd:
     """Our own 2D front end: Stage I and the grouping of its joints into people."""
 
-    def __init__(self, network: StageOneNetwork, grouping: GroupingConfig) -> None:
+    def __init__(
+        self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig
+    ) -> None:
         self.network = network
         self.info = network.info
         self.batch = network.info.batch
@@ -132,6 +137,7 @@ def load_network(
     threads: int | None = 0,
     precision: str = "auto",
     batch: int = 1,
+    size: tuple[int, int] | None = None,
 ) -> StageOneNetwork:
     """Return Stage I, loaded, checked and warmed up.
 
@@ -143,6 +149,7 @@ def load_network(
         precision: auto, fp32, int8 (its own file), bf16 or fp16 (where the engine has it).
         batch: frames in work at once, for recorded video: in one call, or, where the network
             returned says `parallel`, in calls by so many threads.
+        size: width and height of the input instead of the file's own; backend openvino only.
 
     Raises:
         WeightsError: the file is missing, damaged or of another network.
@@ -156,11 +163,11 @@ def load_network(
         if wanted not in weights.PRECISIONS or not rows:
             raise UsageError(f"{model} has no {precision} file; use --precision auto")
     digest = {row.path: weights.verify(row) for row in rows}
-    sizes = {row.path: input_size(row.path) for row in rows}
+    sizes = {row.path: size or input_size(row.path) for row in rows}
     if backend != "auto" and backend not in RUNTIMES:
         raise UsageError(f"no runtime {backend!r}; there are auto, {', '.join(RUNTIMES)}")
     threads = threads if threads and threads > 0 else cores()
-    wish = Wish(device, threads, precision, batch)
+    wish = Wish(device, threads, precision, batch, size)
     row, runtime, session, chosen = _placed(rows, backend, wish, digest)
     info = Info(
         model, str(row.path), digest[row.path], runtime, session.engine, session.device,
@@ -178,19 +185,29 @@ def load_front_end(
     precision: str = "auto",
     batch: int = 1,
     grouping: GroupingConfig | None = None,
+    target_fps: float = 0.0,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
     Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
-    user's network.
+    user's network. target_fps: the input size is lowered and raised to keep so many frames a
+    second, 0 for the file's own size.
     """
     rows = weights.find(model)
+    if target_fps and rows[0].kind == "own":
+        raise UsageError("--target-fps is for our networks; those of your own have one input size")
     if rows[0].kind == "own":
         from manypose.models import topdown
 
         weights.verify(rows[0])
         return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name, batch)
-    network = load_network(model, backend, device, threads, precision, batch)
+    network: StageOneNetwork | AdaptiveNetwork
+    if target_fps:
+        from manypose.models import adaptive
+
+        network = adaptive.load(model, backend, device, threads, precision, batch, target_fps)
+    else:
+        network = load_network(model, backend, device, threads, precision, batch)
     return StageOneFrontEnd(network, grouping or GroupingConfig())
 
 

@@ -30,12 +30,17 @@ _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torc
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a session is asked for. threads 0: all cores; batch: pictures in work at once."""
+    """What a session is asked for.
+
+    threads 0: all cores; batch: pictures in work at once; size: width and height of the input in
+    place of the file's own, where the engine can do that.
+    """
 
     device: str = "cpu"
     threads: int = 0
     precision: str = "fp32"
     batch: int = 1
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,6 +224,8 @@ def _openvino(path: Path, wish: Wish) -> Session:
         settings["CACHE_DIR"] = str(cache)
     try:
         model = core.read_model(str(path))
+        if wish.size is not None:
+            model.reshape([1, wish.size[1], wish.size[0], 3])
         tensors = tuple(_ov_tensor(i) for i in model.inputs)
         if len(tensors) == 1 and tensors[0].shape and tensors[0].shape[0] is None:
             model.reshape([1, *(-1 if s is None else s for s in tensors[0].shape[1:])])
