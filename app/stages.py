@@ -310,10 +310,11 @@ def evaluate(
     score = functools.partial(figures, motion=motion, warm_up_s=warm_up_s)
     tall = statures_m(motion)
     mean = float(np.nanmean(tall))
-    for name, camera, height, factors in (
+    cases: tuple[tuple[str, Camera, float | None, Float], ...] = (
         ("camera and height", true, mean, tall / mean),
         ("neither", guess, None, np.ones(len(tall))),
-    ):
+    )
+    for name, camera, given, factors in cases:
         rows: dict[str, dict[str, float]] = {}
         if encodings:
             rows["read-out"] = score(
@@ -321,15 +322,18 @@ def evaluate(
             )
         lifted = [lift(f, camera, lifter) for f in people2d]
         rows["+ II"] = score(single(motion, lifted))
-        known = dataclasses.replace(
-            config, height_m=height, people_max=max(20, len(motion.seen[0]))
-        )
-        off = dataclasses.replace(known, filter="off")
-        plain = grown(followed(motion, lifted, camera, off, seed), factors)
-        rows["+ III"] = score(plain)
-        last = grown(followed(motion, lifted, camera, known, seed), factors)
-        rows[f"+ filter {config.filter}"] = score(last)
+        known = dataclasses.replace(config, height_m=given, people_max=max(20, len(motion.seen[0])))
+        later: dict[str, dict[str, Any]] = {
+            "+ III": {"filter": "off", "contact": False},
+            f"+ filter {config.filter}": {"contact": False},
+            "+ feet held": {},
+        }
+        after = {}
+        for stage, changes in later.items():
+            settings = dataclasses.replace(known, **changes)
+            after[stage] = grown(followed(motion, lifted, camera, settings, seed), factors)
+            rows[stage] = score(after[stage])
         for how in ("butterworth", "kalman"):
-            rows[f"III + {how}"] = score(smoothed(plain, motion.times_s, how))
+            rows[f"III + {how}"] = score(smoothed(after["+ III"], motion.times_s, how))
         report[name] = rows
     return report

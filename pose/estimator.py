@@ -18,19 +18,10 @@ from manypose.calib.camera import Camera
 from manypose.pose import filters
 from manypose.pose import skeleton as sk
 from manypose.pose.body import Bodies
+from manypose.pose.contact import Feet
 from manypose.pose.fitting import Evidence, Fitter, FitWeights
 from manypose.pose.grouping import GroupingConfig, group
-from manypose.pose.joints import (
-    EXTRAPOLATED,
-    INFERRED,
-    JOINTS,
-    JOINTS_2D,
-    MISSING,
-    PARENT,
-    ROOT,
-    SEEN,
-    SHOWN_BY,
-)
+from manypose.pose.joints import EXTRAPOLATED, JOINTS, JOINTS_2D, MISSING
 from manypose.pose.records import (
     Detections,
     Found2D,
@@ -43,6 +34,7 @@ from manypose.pose.records import (
     Person3D,
     TrackedPerson,
 )
+from manypose.pose.states import joint_states, shown_joints
 from manypose.pose.tracking import Matches, Track, Tracker, TrackingConfig, slot_count
 
 Float = NDArray[np.floating[Any]]
@@ -50,8 +42,6 @@ Float = NDArray[np.floating[Any]]
 Lift = Callable[[Sequence[Person2D], Camera], list[Person3D]]
 
 _J, _K = len(JOINTS), len(JOINTS_2D)
-# How many bones away from the nearest seen joint a position is still worth showing.
-_BONES_MAX = 3
 # A person behind the camera, nearer than an arm or farther than this is a misreading.
 _NEAR_M, _FAR_M = 0.15, 200.0
 
@@ -65,7 +55,7 @@ class FollowerConfig:
     max_gap_s: how long a person may be out of sight and be found again by motion. hold_s: how
     long a person out of sight is shown where the motion leads. min_age: frames before a new
     person is shown. min_score: below it, a detection starts no person. still: every frame on its
-    own, without tracking and filters.
+    own, without tracking and filters. contact: feet that stand are held where they are.
     """
 
     filter: str = "normal"
@@ -77,6 +67,7 @@ class FollowerConfig:
     min_score: float = 0.5
     people_max: int = 20
     still: bool = False
+    contact: bool = True
     weights: FitWeights = field(default_factory=FitWeights)
 
 
@@ -159,6 +150,7 @@ class Follower:
         self._depth = filters.OneEuro(rows, (1,), smooth.depth) if smooth else None
         self._turns = filters.OneEuro(rows, (_J, 4), smooth.angle) if smooth else None
         self._fitter = Fitter(rows, Bodies(rows, c.height_m, c.lock_bones_after), c.weights)
+        self._feet = Feet(rows) if c.contact and not c.still else None
         self._known_bodies: dict[int, tuple[Any, ...]] = {}
         self._joint_time = np.full((rows, _J), -np.inf)  # when a joint was last seen
         self._last: dict[int, TrackedPerson] = {}
@@ -242,6 +234,8 @@ class Follower:
         for bank in (self._pixels, self._across, self._depth, self._turns):
             if bank is not None:
                 bank.clear(rows)
+        if self._feet is not None:
+            self._feet.clear(rows)
         self._joint_time[rows] = -np.inf
 
     def _fit(
@@ -289,6 +283,8 @@ class Follower:
             px = self._pixels(px, now, rows, unit=size)
         root, rotations = self._smooth(now, rows, root, rotations)
         offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows])
+        if self._feet is not None:
+            rotations = self._feet.plant(rows, root, rotations, offsets, now)
         joints = sk.forward(root, rotations, offsets)[0][:, :_J]
         confidence = np.stack([p.seen.confidence for _, p in pairs])
         seen = shown_joints(confidence)
@@ -338,46 +334,6 @@ class Estimator:
     def __call__(self, frame: Frame) -> FrameResult:
         """Return the people of the next frame of the video this estimator follows."""
         return self.follower(self.detector([frame])[0])
-
-
-def _bone_distance() -> NDArray[np.intp]:
-    """Return (J, J): how many bones lie between two joints."""
-    d = np.full((_J, _J), 99)
-    np.fill_diagonal(d, 0)
-    for j, p in enumerate(PARENT):
-        if p >= 0:
-            d[j, p] = d[p, j] = 1
-    for k in range(_J):
-        d = np.minimum(d, d[:, k : k + 1] + d[k : k + 1])
-    return d
-
-
-_DISTANCE = _bone_distance()
-
-
-def shown_joints(confidence: Float) -> NDArray[np.bool_]:
-    """Return (N, J): which 3D joints are seen, from confidences (N, K) of the 2D joints.
-
-    Mid-head counts as seen with an ear, nose or eye; spine, hands and feet have no 2D joint.
-    """
-    shown = np.array(SHOWN_BY)
-    seen = (confidence[:, np.maximum(shown, 0)] > 0) & (shown >= 0)
-    seen[:, JOINTS.index("head")] = (confidence[:, :5] > 0).any(-1)
-    return np.asarray(seen)
-
-
-def joint_states(seen: NDArray[np.bool_], recent: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the state (N, J) of every joint.
-
-    seen: its 2D joint was found in this picture; extrapolated: not now, but `recent`ly; inferred:
-    never, but a joint at most three bones away is seen; else missing. The pelvis, being the root,
-    is never missing while anything is seen.
-    """
-    near = np.where(seen[:, None, :], _DISTANCE[None], 99).min(-1) <= _BONES_MAX
-    near[:, ROOT] |= seen.any(-1)
-    state = np.where(near, INFERRED, MISSING)
-    state = np.where(recent, EXTRAPOLATED, state)
-    return np.where(seen, SEEN, state).astype(np.uint8)
 
 
 def _sane(person: Person3D) -> bool:

@@ -12,8 +12,6 @@ from manypose.pose.estimator import (
     Follower,
     FollowerConfig,
     heatmap_front_end,
-    joint_states,
-    shown_joints,
 )
 from manypose.pose.joints import (
     BONE_UNIT_M,
@@ -28,6 +26,7 @@ from manypose.pose.joints import (
     TOPOLOGICAL,
 )
 from manypose.pose.records import Detections, Frame, NetworkOutput, Person3D
+from manypose.pose.states import joint_states, shown_joints
 from tests.pose import simulated as sim
 
 WIDTH, HEIGHT = 512, 320

@@ -1,0 +1,146 @@
+"""Feet that stand: found by speed and height, held softly where they are by the legs above them.
+
+Works on the finished pose of a frame, after the filters, because those let the root and the joints
+arrive at slightly different times, which shows as feet that slide. An ankle or a toe that is slow,
+and low beside the other one, is taken to stand; its anchor follows slowly, so that a wrong one or a
+drifting camera does no lasting harm, and lets go once the pose insists on another place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose import skeleton as sk
+from manypose.pose.joints import INDEX
+
+Float = NDArray[np.floating[Any]]
+Rows = NDArray[np.intp]
+
+_POINTS = [INDEX[n] for n in ("l_ankle", "l_foot", "r_ankle", "r_foot")]
+_LEGS = ("hip", "knee", "ankle")
+# Columns of a step that turn the joints of a leg, left then right, and where those joints are.
+_COLUMNS = np.array(
+    [
+        6 + np.flatnonzero(np.isin(sk.DOF_JOINT, [INDEX[side + n] for n in _LEGS]))
+        for side in ("l_", "r_")
+    ]
+)
+_TURNING = sk.DOF_JOINT[_COLUMNS - 6]
+_AXIS = sk.DOF_AXIS[_COLUMNS - 6]
+# (2, 2, columns): what moves the ankle and the foot; the ankle's own turns leave it where it is.
+_ANKLES = np.array([[INDEX["l_ankle"]], [INDEX["r_ankle"]]])
+_MOVES = np.stack([_ANKLES != _TURNING, np.ones_like(_TURNING, bool)], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ContactConfig:
+    """When a foot stands and how it is held; metres, seconds.
+
+    slow_m_s: it begins to stand below this speed, and goes above fast_m_s or when the pose wants it
+    farther than away_m from its anchor. level_m: so much higher than the lower foot it hangs.
+    speed_s, hold_s, drop_s: time constants of its speed, of taking hold and of letting go;
+    follow_s: of the anchor. stiff_rad: turn of a joint that costs as much as 1 cm at the foot.
+    """
+
+    slow_m_s: float = 0.10
+    fast_m_s: float = 0.25
+    away_m: float = 0.04
+    level_m: float = 0.15
+    speed_s: float = 0.06
+    hold_s: float = 0.05
+    drop_s: float = 0.10
+    follow_s: float = 0.30
+    stiff_rad: float = 0.10
+
+
+class Feet:
+    """Anchors of all tracks, one row each."""
+
+    def __init__(self, rows: int, config: ContactConfig | None = None) -> None:
+        self._config = config or ContactConfig()
+        self._last = np.zeros((rows, 4, 3))
+        self._speed = np.zeros((rows, 4, 3))
+        self._anchor = np.zeros((rows, 4, 3))
+        self._share = np.zeros((rows, 4))
+        self._stands = np.zeros((rows, 4), bool)
+        self._time = np.full(rows, np.nan)
+
+    def clear(self, rows: Rows) -> None:
+        """Forget these rows."""
+        self._time[rows] = np.nan
+
+    def plant(
+        self, rows: Rows, root: Float, rotations: Float, offsets: Float, time_s: float
+    ) -> Float:
+        """Return the rotations (N, J, 4) with standing feet drawn to their anchors.
+
+        root (N, 3) m in the camera frame, rotations (N, J, 4), offsets (N, 26, 3) of the rows.
+        """
+        points, frames = sk.forward(root, rotations, offsets)
+        feet = points[:, _POINTS]
+        share, anchor = self._follow(rows, feet, time_s)
+        held = (share > 0.01).any(1)
+        if not held.any():
+            return rotations
+        change = np.zeros((int(held.sum()), sk.DOF_COUNT))
+        for leg in range(2):
+            two, joint = slice(2 * leg, 2 * leg + 2), _TURNING[leg]
+            axis = frames[held][:, joint, :, _AXIS[leg]].swapaxes(0, 1)
+            change[:, _COLUMNS[leg]] = _turns(
+                feet[held, two], points[held][:, joint], axis, _MOVES[leg],
+                anchor[held, two], share[held, two], self._config.stiff_rad,
+            )  # fmt: skip
+        out = rotations.copy()
+        out[held] = sk.step(root[held], rotations[held], change)[1]
+        return out
+
+    def _follow(self, rows: Rows, feet: Float, time_s: float) -> tuple[Float, Float]:
+        """Return how far (N, 4) feet (N, 4, 3) are held, 0 to 1, and their anchors (N, 4, 3)."""
+        c = self._config
+        dt = time_s - self._time[rows]
+        known = np.isfinite(dt) & (dt >= 0) & (dt < 0.3)
+        step = np.where(known, np.maximum(dt, 1e-3), 1.0)[:, None]
+        moved = (known & (dt > 1e-3))[:, None, None]
+        raw = (feet - self._last[rows]) / step[..., None]
+        speed = np.where(known[:, None, None], self._speed[rows], 0.0)
+        gain = (step / (step + c.speed_s))[..., None]
+        speed = np.where(moved, speed + gain * (raw - speed), speed)
+        rate = np.linalg.norm(speed, axis=-1)
+        anchor = self._anchor[rows]
+        stood = self._stands[rows] & known[:, None]
+        away = np.linalg.norm(feet - anchor, axis=-1)
+        # of the two ankles, and of the two toes: y is down
+        height = feet[:, [2, 3, 0, 1], 1] - feet[..., 1]
+        goes = (rate > c.fast_m_s) | (away > c.away_m)
+        comes = (rate < c.slow_m_s) & (height < c.level_m) & moved[..., 0]
+        stands = np.where(stood, ~goes, comes)
+        anchor = np.where((stands & ~stood)[..., None], feet, anchor)
+        follow = (step / (step + c.follow_s))[..., None]
+        anchor = np.where(stands[..., None], anchor + follow * (feet - anchor), anchor)
+        share = np.where(known[:, None], self._share[rows], 0.0)
+        time = np.where(stands, c.hold_s, c.drop_s)
+        share = share + step / (step + time) * (stands - share)
+        share = np.where(known[:, None], share, 0.0)
+        self._last[rows], self._speed[rows], self._anchor[rows] = feet, speed, anchor
+        self._stands[rows], self._share[rows], self._time[rows] = stands, share, time_s
+        return share, anchor
+
+
+def _turns(
+    feet: Float, centre: Float, axis: Float, moves: NDArray[np.bool_], anchor: Float, share: Float,
+    stiff_rad: float,
+) -> Float:  # fmt: skip
+    """Return the turns (n, 6) of one leg's joints that draw ankle and foot (n, 2, 3) to anchors."""
+    arm = feet[:, :, None] - centre[:, None]
+    slope = np.cross(axis[:, None], arm) * moves[None, :, :, None]  # (n, 2, 6, 3)
+    slope = slope.swapaxes(2, 3).reshape(len(feet), 6, 6)
+    wanted = (share[..., None] * (anchor - feet)).reshape(len(feet), 6, 1)
+    weight = np.repeat(np.maximum(share, 1e-3), 3, axis=1)[..., None]
+    turned = slope.swapaxes(1, 2)
+    normal = turned @ (weight * slope) + (0.01 / stiff_rad) ** 2 * np.eye(6)
+    turns = np.linalg.solve(normal, turned @ (weight * wanted))[..., 0]
+    return np.asarray(np.clip(turns, -0.3, 0.3))
