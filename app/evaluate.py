@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from manypose.app import accuracy, motion, stages, truth
 from manypose.app.formats.reading import Run, load_run
 from manypose.errors import DeviceError, SourceError, UsageError
@@ -121,13 +123,19 @@ def evaluate_coco(results: Path, ground_truth: Path, only_seen: bool = False) ->
     found, document = truth.read_json(results), truth.read_json(ground_truth)
     if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
         raise SourceError(f"{results}: not a COCO results list.")
-    if not isinstance(document, dict) or not {"images", "annotations"} <= set(document):
-        raise SourceError(f"{ground_truth}: not COCO annotations (no images or annotations).")
+    parts = ("images", "annotations", "categories")
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(part), list) for part in parts
+    ):
+        raise SourceError(f"{ground_truth}: not COCO annotations ({', '.join(parts)}).")
     ids = sorted({r.get("image_id") for r in found}, key=str) if only_seen else None
     try:
-        return dict(coco_ap(found, document, ids, _BOOTSTRAP))
+        with np.errstate(over="ignore"):  # of places beyond every picture
+            return dict(coco_ap(found, document, ids, _BOOTSTRAP))
     except ValueError as error:
         raise SourceError(f"{results}: {error}.") from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # of pycocotools
+        raise SourceError(f"{ground_truth}: not COCO annotations ({error!r}).") from error
     except ModuleNotFoundError as error:
         raise DeviceError("pycocotools is missing: pip install pycocotools.") from error
 

@@ -7,7 +7,6 @@ keep their places; somebody without a seen joint is not there in that frame.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.app.formats.reading import Run
+from manypose.app.formats.reading import DAMAGE, Run
 from manypose.app.truth import TruthFrame, TruthSequence
 from manypose.errors import SourceError
 from manypose.pose import metrics
@@ -67,10 +66,11 @@ def read_motion(file: Path) -> Motion:
         SourceError: the file cannot be read or lacks a part.
     """
     try:
-        with np.load(file, allow_pickle=False) as z:
+        # Opened here: numpy leaves the file open when it is no archive.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as z:
             joints_m, joints_px = z["joints_m"].astype(float), z["joints_px"].astype(float)
             seen, K, fps = z["seen"] > 0, z["K"].astype(float), float(z["fps"])
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise SourceError(f"{file}: not the truth of a sequence ({error}).") from error
     frames, people = seen.shape[:2] if seen.ndim == 3 else (0, 0)
     j, k = len(JOINTS), len(JOINTS_2D)

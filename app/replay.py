@@ -22,8 +22,10 @@ from manypose.app.formats.reading import Run
 from manypose.app.handover import Closed, Latest
 from manypose.app.pictures import read_picture
 from manypose.app.sources import turned
+from manypose.app.video import open_container
 from manypose.app.viewer.feed import Status, View
 from manypose.calib.camera import Camera
+from manypose.errors import SourceError
 from manypose.pose.records import TrackedPerson, UInt8
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ class Film:
     """The pictures of a video file by time, in either direction."""
 
     def __init__(self, path: Path, start_s: float, quarter_turns: int) -> None:
-        self._container = av.open(str(path.resolve()), metadata_errors="ignore")
+        self._container = open_container(path)
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self._start_s = start_s
@@ -99,7 +101,7 @@ def pictures_of(run: Run) -> Film | Album | None:
     address = source.get("address")
     if not isinstance(address, str):
         return None
-    turns = -(int(source.get("rotation_deg") or 0) // 90) % 4
+    turns = -int(_number(source.get("rotation_deg")) // 90) % 4
     for path in (Path(address), run.folder / address):
         if path.is_dir():
             names = run.meta.get("files") or source.get("files") or ()
@@ -107,16 +109,21 @@ def pictures_of(run: Run) -> Film | Album | None:
         if path.is_file() and source.get("kind") == "images":
             return Album([path], turns)
         if path.is_file():
-            return _film(path, float(source.get("start_s") or 0.0), turns)
+            return _film(path, _number(source.get("start_s")), turns)
     return None
 
 
+def _number(value: Any) -> float:
+    """Return a number of a meta file, 0 where it has none."""
+    known = isinstance(value, int | float) and abs(value) < 1e9  # and not NaN
+    return float(value) if known else 0.0
+
+
 def _film(path: Path, start_s: float, turns: int) -> Film | None:
-    av.logging.set_level(av.logging.PANIC)
     try:
         return Film(path, start_s, turns)
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        log.warning("%s: no pictures from it (%s); the run is shown without them.", path, error)
+    except SourceError as error:
+        log.warning("%s The run is shown without pictures.", error)
         return None
 
 
@@ -156,7 +163,8 @@ class Replay:
         if self._camera is not None:
             return self._camera.width, self._camera.height
         source = self._run.meta.get("source") or {}
-        return int(source.get("width") or 640), int(source.get("height") or 480)
+        width, height = (_number(source.get(side)) for side in ("width", "height"))
+        return (int(width), int(height)) if min(width, height) >= 1 else (640, 480)
 
     # the clock
 

@@ -75,7 +75,7 @@ def read_truth3d(folder: Path) -> TruthSequence:
             Path(p["file"]).stem: _labelled(p, columns) for p in document["images"]
         }
         width = max((float(p["width"]) for p in document["images"]), default=0.0)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise SourceError(f"{file}: not labels of pictures in 3D ({error!r}).") from error
     return TruthSequence(folder.name, width, frames)
 

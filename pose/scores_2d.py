@@ -124,7 +124,8 @@ def _bootstrap(
         _average_precision([parts[n] for n in rng.integers(0, len(parts), len(parts))])
         for _ in range(times)
     ])  # fmt: skip
-    spread = np.nanstd(drawn, axis=0, ddof=1) if times > 1 else np.zeros(2)
+    scored = drawn[np.isfinite(drawn).all(1)]  # draws without a person to find have no score
+    spread = np.std(scored, axis=0, ddof=1) if len(scored) > 1 else np.zeros(2)
     return float(spread[0]), float(spread[1])
 
 

@@ -19,10 +19,11 @@ from manypose.pose.joints import JOINTS, JOINTS_2D, PARENT
 
 _K, _J = len(JOINTS_2D), len(JOINTS)
 # What numpy, zipfile and zlib raise on damaged archives, as mutated files have shown.
-_DAMAGE = (
+DAMAGE = (
     OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError,
     NotImplementedError, RuntimeError, AttributeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+_TABLES = ("source", "camera", "summary", "settings", "model", "engine", "exports", "units")
 # Key of pose.npz -> shape with F frames, R rows.
 _SHAPES: dict[str, tuple[str | int, ...]] = {
     "t": ("F",), "frame": ("F",), "n": ("F",), "row_frame": ("R",), "id": ("R",), "score": ("R",),
@@ -127,7 +128,7 @@ def load_run(path: Path | str) -> Run:
         if file.is_file():
             try:
                 return _from_npz(file, folder) if file.suffix == ".npz" else _lines(file, folder)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise SourceError(f"{file}: not a whole result file ({error}).") from error
     raise SourceError(f"{folder}: no pose.npz or pose.jsonl in this folder; is it a run?")
 
@@ -170,7 +171,8 @@ def _lines(file: Path, folder: Path) -> Run:
     data: dict[str, NDArray[Any]] = {}
     for key, values in rows.items():
         shape = (len(values), *(int(n) for n in _SHAPES[key][1:]))
-        data[key] = np.array(values, kinds.get(key, np.float32)).reshape(shape)
+        with np.errstate(over="ignore"):  # what no float32 holds is infinite
+            data[key] = np.array(values, kinds.get(key, np.float32)).reshape(shape)
     columns = list(zip(*frames)) or [(), (), ()]
     for key, column, kind in zip(("t", "frame", "n"), columns, ("<f8", "<i8", "<i4")):
         data[key] = np.array(column, kind)
@@ -203,5 +205,6 @@ def _meta(folder: Path, stored: dict[str, Any]) -> dict[str, Any]:
         if file.is_file():
             meta = json.loads(file.read_text("utf-8"))
             if isinstance(meta, dict):
-                return {**stored, **meta}
-    return stored
+                stored = {**stored, **meta}
+            break
+    return {k: v for k, v in stored.items() if k not in _TABLES or isinstance(v, dict)}

@@ -262,13 +262,11 @@ def read_pack(folder: Path) -> Iterator[Photo]:
     if parts is None:
         raise SourceError(f"{folder} holds no pack of photos: make one with manypose train pack")
     for part in parts if isinstance(parts, list) else [{}]:
-        try:
-            name, digest = str(part["file"]), str(part["sha256"])
-        except (KeyError, TypeError):
-            raise SourceError(f"{folder / MANIFEST} is damaged: copy it again") from None
+        if not isinstance(part, dict) or not isinstance(name := part.get("file"), str):
+            raise SourceError(f"{folder / MANIFEST} is damaged: copy it again")
         path = folder / Path(name).name  # and nowhere else
         try:
-            if sha256(path) != digest:
+            if sha256(path) != part.get("sha256"):
                 raise ValueError("its SHA-256 differs")
             with np.load(path) as z:
                 arrays = {k: z[k] for k in z.files}
