@@ -43,6 +43,8 @@ def text(motion: Motion, name: str, options: Options, source_hz: float) -> str:
         "",
     ]
     for i in range(frames):
-        cells = ("" if np.isnan(v) else f"{v:.6f}" for v in points[i].ravel())
+        cells = ["" if np.isnan(v) else f"{v:.6f}" for v in points[i].ravel()]
+        # OpenSim takes no notice of an empty cell that a line ends with: a tab more ends it
+        cells += [""] if not cells[-1] else []
         lines.append(f"{i + 1}\t{motion.time_s[i]:.6f}\t" + "\t".join(cells))
     return "\n".join(lines) + "\n"

@@ -75,7 +75,7 @@ def test_trc_layout(stored: Path) -> None:
     want = y_up(load_run(stored), 8)[0] * 1000
     np.testing.assert_allclose([float(v) for v in cells[2:5]], want[0], atol=1e-2)
     assert len(cells) == 2 + 63
-    assert lines[6 + 30].split("\t")[2:] == [""] * 63  # in the gap
+    assert lines[6 + 30].split("\t")[2:] == [""] * 64  # in the gap; a tab ends the last cell
 
 
 def test_mot_is_in_degrees_and_complete(stored: Path) -> None:

@@ -66,7 +66,7 @@ def read_trc(text: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     axes = [a for a in lines[4].split("\t") if a]
     assert axes == [f"{a}{i}" for i in range(1, len(names) + 1) for a in "XYZ"]
     assert lines[5] == ""
-    rows = [line.split("\t") for line in lines[6:] if line]
+    rows = [line.removesuffix("\t").split("\t") for line in lines[6:] if line]
     assert int(facts["NumFrames"]) == len(rows)
     assert int(facts["NumMarkers"]) == len(names)
     assert [int(r[0]) for r in rows] == list(range(1, len(rows) + 1))
