@@ -68,7 +68,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
 
     from manypose.models.backends import load_front_end
     from manypose.models.lifter_runtime import load_lifter
-    from manypose.pose.lifting import lift
+    from manypose.pose.lifting import LiftingConfig, lift
 
     # OpenCV's own threads fight those of the network and of the decoder.
     cv2.setNumThreads(1)
@@ -86,7 +86,8 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.target_fps,
     )
     info = dataclasses.asdict(front_end.info)
-    detector = Detector(front_end, functools.partial(lift, lifter=load_lifter()))
+    how = LiftingConfig(encodings=config.fit.encodings)
+    detector = Detector(front_end, functools.partial(lift, lifter=load_lifter(), config=how))
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
     return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive)
