@@ -87,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = any(w in ("-v", "-vv", "--verbose") for w in words)
+    # Frames are what goes in parallel; threads within their small products would only get in the
+    # way. Read when numpy is loaded, which no import of this module does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with _signals():
             code = _dispatch(words)
