@@ -60,7 +60,7 @@ PRESETS: dict[str, Preset] = {
         pixel=OneEuroSettings(0.8, 8.0, 2.0),
     ),
     "normal": Preset(
-        angle=OneEuroSettings(0.3, 6.0, 2.0, 0.3),
+        angle=OneEuroSettings(0.3, 6.0, 2.0, 0.4),
         root=OneEuroSettings(0.4, 8.0, 3.0, 0.03),
         depth=OneEuroSettings(0.2, 0.8, 1.0, 0.03),
         pixel=OneEuroSettings(1.0, 20.0, 3.0),
@@ -101,6 +101,7 @@ def between(level: float) -> Preset:
             x.min_cutoff_hz ** (1 - share) * y.min_cutoff_hz**share,
             x.beta ** (1 - share) * y.beta**share,
             x.speed_cutoff_hz ** (1 - share) * y.speed_cutoff_hz**share,
+            x.rest_speed * (1 - share) + y.rest_speed * share,
         )
 
     return Preset(

@@ -49,14 +49,14 @@ class FitWeights:
     added (Levenberg-Marquardt).
     """
 
-    points_m: float = 1.0
-    image_m: float = 0.012
+    points_m: float = 0.85
+    image_m: float = 0.008
     image_px: float = 1.0
     image_outlier_m: float = 0.10
     face_ratio: float = 2.5
     limit_rad: float = 0.05
     rest_rad: float = 1.5
-    turn_floor_rad: float = 0.05
+    turn_floor_rad: float = 0.08
     turn_share: float = 1.0
     shift_floor_m: float = 0.02
     shift_share: float = 1.0
