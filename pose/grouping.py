@@ -217,17 +217,18 @@ def _join(
         fragments[q] = []
         slots[p] |= slots[q]
         del between[p][q], between[q][p]
-        for r, more in between[q].items():
+        changed, between[q] = between[q], {}
+        mine, taken = between[p], slots[p]
+        for r, more in changed.items():
             del between[r][q]
-            between[p][r] = between[p].get(r, 0.0) + more
-        between[q] = {}
-        for r, total in list(between[p].items()):
-            if slots[p] & slots[r]:
-                del between[p][r]
-                between[r].pop(p, None)
-            else:
+            mine[r] = mine.get(r, 0.0) + more
+        for r in [r for r in mine if taken & slots[r]]:
+            del mine[r]
+            between[r].pop(p, None)
+        for r in changed:  # the others are in the heap as they are
+            if (total := mine.get(r)) is not None:
                 between[r][p] = total
-                heapq.heappush(heap, (-total, p, r))
+                heapq.heappush(heap, (-total, p, r) if p < r else (-total, r, p))
     return [f for f in fragments if f]
 
 
