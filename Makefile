@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 PRESET ?= smoke
 
-.PHONY: setup demo test check soak train bench docs wheel clean
+.PHONY: setup demo test check soak train bench docs pictures wheel clean
 
 setup: $(VENV)/.run
 
@@ -47,6 +47,15 @@ docs: $(VENV)/.dev
 	$(BIN)/pip install -q -e ".[docs]"
 	$(BIN)/python -m tests.test_docs
 	$(BIN)/mkdocs build -q --strict
+
+# The documentation's pictures of the window: the sample clip again, two sources live. Wants an idle machine.
+pictures: $(VENV)/.dev
+	$(BIN)/manypose run app/sample.mp4 -o out --overwrite --export mot
+	xvfb-run -a -s "-screen 0 1400x1024x24 +extension GLX" $(BIN)/python -m manypose.app.viewer.shot \
+		docs/images/window.png out/sample --at 1 --width 1280 --height 640
+	xvfb-run -a -s "-screen 0 1400x1024x24 +extension GLX" $(BIN)/python -m manypose.app.viewer.shot \
+		docs/images/several.jpg app/sample.mp4 app/sample.mp4 --live --at 3 --width 1200 --height 640
+	$(BIN)/python docs/examples/plot_angles.py out/sample/person_1.mot docs/images/angles.png
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build
