@@ -58,6 +58,7 @@ _SIZE_MIN = 1e-3
 _SIZE_ONE_JOINT = 0.05
 # The longer side of a standing person's box, in sizes as `encode` measures them.
 _EXTENT = 3.3
+_BONE_MAX_M = 1.2
 _SIGMA_MIN_M, _SIGMA_MAX_M = 0.005, 2.0
 
 
@@ -198,7 +199,8 @@ def encode(rays: Float, score: Float, bones: Float | None) -> tuple[Float, Float
     joints[..., :2] = np.clip(offset / size[:, None, None], -6, 6)
     joints[..., 2] = score
     if bones is not None:
-        read = np.isfinite(bones).all(-1) & seen[:, _AT]
+        # longer than any bone of anybody: no answer, but something gone wrong
+        read = (np.abs(bones) < _BONE_MAX_M).all(-1) & seen[:, _AT]
         turned = np.where(read[..., None], bones, 0.0) @ turn.transpose(0, 2, 1)
         carried = np.clip(turned / BONE_UNIT_M, -6, 6)
         out[:, BONE_COLUMNS] = carried.reshape(count, 3 * _C)
