@@ -75,28 +75,29 @@ class Feet:
 
     def plant(
         self, rows: Rows, root: Float, rotations: Float, offsets: Float, time_s: float
-    ) -> Float:
-        """Return the rotations (N, J, 4) with standing feet drawn to their anchors.
+    ) -> tuple[Float, Float]:
+        """Return the rotations (N, J, 4) with standing feet drawn to their anchors, and points.
 
-        root (N, 3) m in the camera frame, rotations (N, J, 4), offsets (N, 26, 3) of the rows.
+        root (N, 3) m in the camera frame, rotations (N, J, 4), offsets (N, 26, 3) of the rows. The
+        points (N, 26, 3) are those of `skeleton.forward` for the new rotations.
         """
         points, frames = sk.forward(root, rotations, offsets)
         feet = points[:, _POINTS]
         share, anchor = self._follow(rows, feet, time_s)
-        held = (share > 0.01).any(1)
-        if not held.any():
-            return rotations
-        change = np.zeros((int(held.sum()), sk.DOF_COUNT))
-        for leg in range(2):
-            two, joint = slice(2 * leg, 2 * leg + 2), _TURNING[leg]
-            axis = frames[held][:, joint, :, _AXIS[leg]].swapaxes(0, 1)
-            change[:, _COLUMNS[leg]] = _turns(
-                feet[held, two], points[held][:, joint], axis, _MOVES[leg],
-                anchor[held, two], share[held, two], self._config.stiff_rad,
-            )  # fmt: skip
+        held = np.flatnonzero((share > 0.01).any(1))
+        if not len(held):
+            return rotations, points
+        axes = frames[held[:, None, None], _TURNING, :, _AXIS]
+        turns = _turns(
+            feet[held], points[held][:, _TURNING], axes, anchor[held], share[held],
+            self._config.stiff_rad,
+        )  # fmt: skip
+        change = np.zeros((len(held), sk.DOF_COUNT))
+        change[:, _COLUMNS.ravel()] = turns.reshape(len(held), -1)
         out = rotations.copy()
         out[held] = sk.step(root[held], rotations[held], change)[1]
-        return out
+        points[held] = sk.forward(root[held], out[held], offsets[held])[0]
+        return out, points
 
     def _follow(self, rows: Rows, feet: Float, time_s: float) -> tuple[Float, Float]:
         """Return how far (N, 4) feet (N, 4, 3) are held, 0 to 1, and their anchors (N, 4, 3)."""
@@ -131,16 +132,20 @@ class Feet:
 
 
 def _turns(
-    feet: Float, centre: Float, axis: Float, moves: NDArray[np.bool_], anchor: Float, share: Float,
-    stiff_rad: float,
-) -> Float:  # fmt: skip
-    """Return the turns (n, 6) of one leg's joints that draw ankle and foot (n, 2, 3) to anchors."""
-    arm = feet[:, :, None] - centre[:, None]
-    slope = np.cross(axis[:, None], arm) * moves[None, :, :, None]  # (n, 2, 6, 3)
-    slope = slope.swapaxes(2, 3).reshape(len(feet), 6, 6)
-    wanted = (share[..., None] * (anchor - feet)).reshape(len(feet), 6, 1)
-    weight = np.repeat(np.maximum(share, 1e-3), 3, axis=1)[..., None]
-    turned = slope.swapaxes(1, 2)
-    normal = turned @ (weight * slope) + (0.01 / stiff_rad) ** 2 * np.eye(6)
-    turns = np.linalg.solve(normal, turned @ (weight * wanted))[..., 0]
-    return np.asarray(np.clip(turns, -0.3, 0.3))
+    feet: Float, centre: Float, axes: Float, anchor: Float, share: Float, stiff_rad: float
+) -> Float:
+    """Return the turns (n, 2, 6) of both legs' joints that draw their points to the anchors.
+
+    feet, anchor (n, 4, 3) and share (n, 4) as in `_POINTS`; centre and axes (n, 2, 6, 3) of turns.
+    """
+    n = len(feet)
+    ax, ay, az = np.moveaxis(axes, -1, 0)[:, :, :, None]  # (n, 2, 1, 6)
+    arm = feet.reshape(n, 2, 2, 1, 3) - centre[:, :, None]
+    px, py, pz = np.moveaxis(arm, -1, 0)
+    slope = np.stack([ay * pz - az * py, az * px - ax * pz, ax * py - ay * px], 3)
+    slope = (slope * _MOVES[:, :, None]).reshape(n, 2, 6, 6)  # rows: ankle x y z, foot x y z
+    wanted = (share[..., None] * (anchor - feet)).reshape(n, 2, 6, 1)
+    weight = np.repeat(np.maximum(share, 1e-3), 3, axis=1).reshape(n, 2, 6, 1)
+    turned = (weight * slope).swapaxes(2, 3)
+    normal = turned @ slope + (0.01 / stiff_rad) ** 2 * np.eye(6)
+    return np.asarray(np.clip(np.linalg.solve(normal, turned @ wanted)[..., 0], -0.3, 0.3))

@@ -283,9 +283,11 @@ class Follower:
             px = self._pixels(px, now, rows, unit=size)
         root, rotations = self._smooth(now, rows, root, rotations)
         offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows])
-        if self._feet is not None:
-            rotations = self._feet.plant(rows, root, rotations, offsets, now)
-        joints = sk.forward(root, rotations, offsets)[0][:, :_J]
+        if self._feet is None:
+            joints = sk.forward(root, rotations, offsets)[0][:, :_J]
+        else:
+            rotations, points = self._feet.plant(rows, root, rotations, offsets, now)
+            joints = points[:, :_J]
         confidence = np.stack([p.seen.confidence for _, p in pairs])
         seen = shown_joints(confidence)
         self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])

@@ -28,8 +28,10 @@ def planted(root, rotations, times=None):
     feet, out = Feet(2), []
     for n in range(len(root)):
         t = n / 30 if times is None else times[n]
-        q = feet.plant(ROWS, root[n], rotations[n], OFFSETS, t)
-        out.append([sk.forward(root[n], r, OFFSETS)[0][:, :21] for r in (rotations[n], q)])
+        q, points = feet.plant(ROWS, root[n], rotations[n], OFFSETS, t)
+        before, after = (sk.forward(root[n], r, OFFSETS)[0] for r in (rotations[n], q))
+        np.testing.assert_allclose(points, after)
+        out.append([before[:, :21], after[:, :21]])
     return np.array(out).swapaxes(0, 1)
 
 
@@ -77,6 +79,6 @@ def test_rows_are_independent_and_forgotten():
     for n in range(39):
         feet.plant(ROWS, root[n], q[n], OFFSETS, n / 30)
     feet.clear(np.array([1]))  # the first person's row
-    out = feet.plant(ROWS, root[39], q[39], OFFSETS, 39 / 30)
+    out, _ = feet.plant(ROWS, root[39], q[39], OFFSETS, 39 / 30)
     np.testing.assert_allclose(out[0], q[39, 0])
     assert np.abs(out[1] - q[39, 1]).max() > 1e-5
