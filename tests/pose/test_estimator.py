@@ -1,4 +1,6 @@
 import dataclasses
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -266,3 +268,25 @@ def test_rotations_rebuild_the_joints():
     offsets = sk.offsets_m(follower.bone_lengths_m()[person.track_id][None])
     again, _ = sk.forward(person.joints_m[None, 14], person.rotations[None], offsets)
     np.testing.assert_allclose(again[0, :21], person.joints_m, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_following_people_takes_milliseconds_and_grows_no_faster_than_they_are_many(capsys):
+    """CPU time of tracking, fit, filters and feet, 15 frames a second, people who cross and hug."""
+    cam, cost = sim.camera(1280, 720, 70), {}
+    for count in (10, 20):
+        rng = np.random.default_rng(0)
+        points = sim.party(count, 3, 15.0, seed=4)
+        people = sim.people3d(points, cam, rng, dt=1 / 15)
+        follower, spent = Follower(), []
+        for d in sim.detections(points, cam, people, sim.outfits(count, rng), 15.0):
+            start = time.process_time()
+            follower(d)
+            spent.append((time.process_time() - start) * 1e3)
+        cost[count] = spent[10:]
+    with capsys.disabled():
+        for count, ms in cost.items():
+            sys.stdout.write(f"\n{count} people: {np.median(ms):.1f} ms, at best {min(ms):.1f} ms")
+    # a busy machine makes everything slower, but never the fastest frame by much
+    assert min(cost[10]) < 25
+    assert min(cost[20]) < 2.5 * min(cost[10])

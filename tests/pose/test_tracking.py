@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
@@ -148,7 +150,7 @@ def idf1(predicted, true):
 
 
 @pytest.mark.slow
-def test_ten_people_cross_hug_leave_and_return_for_two_minutes():
+def test_ten_people_cross_hug_leave_and_return_for_two_minutes(capsys):
     rate, cam, rng = 10.0, sim.camera(1280, 720, 70), np.random.default_rng(3)
     points = sim.party(10, 120, rate, seed=4)
     people = sim.people3d(points, cam, rng, dt=1 / rate)
@@ -162,4 +164,6 @@ def test_ten_people_cross_hug_leave_and_return_for_two_minutes():
         way = [np.linalg.norm(points[f, :, 14] - p.root_m, axis=-1) for p in d.people]
         true.append({int(np.nanargmin(w)): p.root_m for w, p in zip(way, d.people)})
     assert np.mean([len(t) for t in true]) > 5
+    with capsys.disabled():
+        sys.stdout.write(f"\nIDF1 {idf1(predicted, true):.3f}")
     assert idf1(predicted, true) > 0.9
