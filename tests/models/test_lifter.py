@@ -10,9 +10,10 @@ from manypose.errors import WeightsError
 from manypose.models import weights
 from manypose.models.lifter_runtime import load_lifter
 from manypose.pose import lifting
-from manypose.pose.joints import INDEX, INDEX_2D, JOINTS, JOINTS_2D, MIRROR, MIRROR_2D, PARENT
+from manypose.pose.estimator import Follower, FollowerConfig
+from manypose.pose.joints import INDEX, INDEX_2D, JOINTS, JOINTS_2D, MIRROR, MIRROR_2D, PARENT, ROOT
 from manypose.pose.lifting import Lifter
-from manypose.pose.records import Person2D
+from manypose.pose.records import Detections, Frame, Person2D, Person3D
 
 K, J = len(JOINTS_2D), len(JOINTS)
 
@@ -170,7 +171,7 @@ def test_people_of_a_real_capture_are_lifted_from_their_true_joints(
         f"{s}_{n}" for s in "lr" for n in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
     ]
     of = [names.index(n) for n in limbs]
-    errors, aligned, places = [], [], []
+    errors, aligned, places, fitted, fitted_places = [], [], [], [], []
     for image in truth["images"]:
         fx, fy, cx, cy = image["K"]
         camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), 1280, 720)
@@ -188,14 +189,27 @@ def test_people_of_a_real_capture_are_lifted_from_their_true_joints(
             errors.append(np.linalg.norm(got - want, axis=1).mean())
             aligned.append(np.linalg.norm(similar(got, want) - want, axis=1).mean())
             places.append(np.linalg.norm(person3d.root_m - root))
-    means = [1000 * float(np.mean(v)) for v in (errors, aligned, places)]
+            place, got = stage_three(person3d, camera)
+            fitted.append(np.linalg.norm(got[[INDEX[n] for n in limbs]] - want, axis=1).mean())
+            fitted_places.append(np.linalg.norm(place - root))
+    means = [1000 * float(np.mean(v)) for v in (errors, aligned, places, fitted, fitted_places)]
     with capsys.disabled():
-        line = "\nMPJPE {:.1f}, after Procrustes {:.1f}, root {:.0f} mm"
+        line = "\nMPJPE {:.1f}, after Procrustes {:.1f}, root {:.0f} mm; III {:.1f}, root {:.0f}"
         sys.stdout.write(line.format(*means))
     assert len(errors) == 73
     assert means[0] < 75
     assert means[1] < 52
     assert means[2] < 300
+    assert means[3] < means[0]
+    assert means[4] < means[2]
+
+
+def stage_three(person: Person3D, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """The root (3,) and joints (J, 3) relative to it of one picture, as the program shows them."""
+    frame = Frame(np.zeros((camera.height, camera.width, 3), np.uint8), 0.0, 0, camera)
+    follower = Follower(FollowerConfig(still=True))
+    joints = follower(Detections(frame, (person,))).people[0].joints_m
+    return joints[ROOT], joints - joints[ROOT]
 
 
 def similar(points: np.ndarray, goal: np.ndarray) -> np.ndarray:
