@@ -21,7 +21,7 @@ Float = NDArray[np.floating[Any]]
 METHODS = ("none", "butterworth", "kalman")
 _CUTOFF_HZ = 6.0  # of walking and most sports in the literature (Winter 2009)
 # What the fit leaves: errors of a frame (m), and how fast people change their speed (m/s^2).
-_NOISE_M, _ACCELERATION = 0.01, 8.0
+_NOISE_M, _ACCELERATION = 0.012, 8.0
 _UP = [p if p >= 0 else j for j, p in enumerate(PARENT)]
 
 

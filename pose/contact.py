@@ -53,7 +53,7 @@ class ContactConfig:
     speed_s: float = 0.06
     hold_s: float = 0.05
     drop_s: float = 0.10
-    follow_s: float = 0.30
+    follow_s: float = 0.35
     stiff_rad: float = 0.10
 
 

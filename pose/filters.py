@@ -60,8 +60,8 @@ PRESETS: dict[str, Preset] = {
         pixel=OneEuroSettings(0.8, 8.0, 2.0),
     ),
     "normal": Preset(
-        angle=OneEuroSettings(0.3, 6.0, 2.0, 0.4),
-        root=OneEuroSettings(0.4, 8.0, 3.0, 0.03),
+        angle=OneEuroSettings(0.27, 6.0, 2.0, 0.5),
+        root=OneEuroSettings(0.4, 8.0, 3.0, 0.05),
         depth=OneEuroSettings(0.2, 0.8, 1.0, 0.03),
         pixel=OneEuroSettings(1.0, 20.0, 3.0),
     ),
