@@ -58,7 +58,7 @@ class PeopleConfig:
     """Who is reported."""
 
     max: int = 20
-    min_score: float = 0.5
+    min_score: float = 0.4
     min_age: int = 3
     max_gap_s: float = 1.0
 

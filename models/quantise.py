@@ -24,7 +24,7 @@ from manypose.models.preprocess import letterbox
 from manypose.pose.records import UInt8
 
 OUTPUTS = ("heatmaps", "pafs", "encodings")
-SQNR_WANTED_DB = 22.0
+SQNR_WANTED_DB = 20.0
 
 
 def _session(path: Path) -> Any:

@@ -64,7 +64,7 @@ class FollowerConfig:
     max_gap_s: float = 1.0
     hold_s: float = 0.2
     min_age: int = 3
-    min_score: float = 0.5
+    min_score: float = 0.4
     people_max: int = 20
     still: bool = False
     contact: bool = True

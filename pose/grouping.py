@@ -53,7 +53,7 @@ _REACH_INVERSE = (1 / _reach()).astype(np.float32).ravel()  # (K * K,)
 class GroupingConfig:
     """Limits of the grouping; scores in [0, 1]."""
 
-    peak_score_min: float = 0.25  # lower local maxima are no joints
+    peak_score_min: float = 0.15  # lower local maxima are no joints
     peaks_max: int = 40  # of one joint
     line_samples: int = 10  # along a candidate limb
     limb_score_min: float = 0.2  # mean agreement of the samples with the limb's direction
