@@ -230,7 +230,7 @@ def _openvino(path: Path, wish: Wish) -> Session:
         if len(tensors) == 1 and tensors[0].shape and tensors[0].shape[0] is None:
             model.reshape([1, *(-1 if s is None else s for s in tensors[0].shape[1:])])
         compiled = core.compile_model(model, device, settings)
-    except RuntimeError as e:
+    except (RuntimeError, UnicodeDecodeError) as e:  # its own words about a file need not be text
         raise _refused(path, "OpenVINO", e) from e
     if len(tensors) != 1:
         raise WeightsError(f"{path}: {len(tensors)} inputs, wanted one; export it anew")

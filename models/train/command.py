@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("weights", type=Path, help="ema.pt of a run")
     score.add_argument("--val", nargs="+", metavar="ADDRESS", required=True, help="photos")
     score.add_argument("--size", default="512x320", help="input size (default 512x320)")
+    score.add_argument("--sure", type=float, help="score from which people count (default 0.3)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     score.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     score.add_argument("--sheet", type=Path, help="write a sheet of the people found (.jpg)")
@@ -100,7 +101,7 @@ def _score(args: argparse.Namespace) -> int:
     net, about = checkpoints.network(args.weights, device)
     photos = [p for a in args.val for p in readers.open_source(a)]
     predict = scores.of_network(net, width, height, device)
-    found = scores.evaluate(photos, predict)
+    found = scores.evaluate(photos, predict, sure=scores.SURE if args.sure is None else args.sure)
     top = scores.ceiling(photos, width, height)
     _LOG.info("%s, %s images seen, %d photos at %dx%d: %s", args.weights, about.get("images", "?"),
               len(photos), width, height, scores.line(found, top))  # fmt: skip

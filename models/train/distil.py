@@ -107,7 +107,7 @@ def open_teacher(path: Path, threads: int = 1, layer: str | None = None) -> Teac
     core = ov.Core()
     try:
         model = core.read_model(path)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[-1]
         raise WeightsError(f"{path}: no network to learn from ({reason}): check --teacher") from (
             None

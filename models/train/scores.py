@@ -34,7 +34,7 @@ from manypose.pose.targets import cells_to_px, draw, px_to_cells
 
 Array = NDArray[Any]
 _C = len(COCO_NAMES)
-_GHOST_SCORE = 0.3
+SURE = 0.3  # people of a lower score are not counted as missed, invented, merged or ghosts
 _PEAK = 0.1
 _SAMPLES = 100  # of the bootstrap
 _NEAR = 0.1  # of the longer side of a person's box
@@ -104,15 +104,18 @@ def decode(
 
 
 def evaluate(
-    photos: Sequence[Photo], predict: Predict, config: GroupingConfig | None = None
-) -> dict[str, float]:
+    photos: Sequence[Photo], predict: Predict, config: GroupingConfig | None = None,
+    sure: float = SURE,
+) -> dict[str, float]:  # fmt: skip
     """Return the scores of a network on photos; those that cannot be had are left out.
 
     AP, AP50, AR (COCO, OKS of the 17 key points) with ap_error, their standard error over a
     bootstrap of photos; pck (share of joints within 0.2 torso, single athletes); recall (labelled
     joints with a peak near); ghosts (people per people-free photo); swaps (share of left-right
     pairs exchanged), missed, invented and merged people per photo; bone_mm beside
-    bone_constant_mm, what the mean bone would score.
+    bone_constant_mm, what the mean bone would score. found and right are the shares of labelled
+    people found at OKS 0.3, and of people found that are some labelled one. All counts of people
+    are of those with a score above `sure`.
     """
     config = config or GroupingConfig()
     # the pixels are not needed any more; what is kept of a photo is small
@@ -127,14 +130,14 @@ def evaluate(
     out: dict[str, float] = {}
     if any(len(p.joints_px) for p, _ in crowd):
         out.update(coco_scores(crowd))
-        out.update(_matching([(p, f) for p, f in crowd if len(p.joints_px)]))
+        out.update(_matching([(p, f) for p, f in crowd if len(p.joints_px)], sure))
     if single:
         out["pck"] = _pck(single)
     hits = np.concatenate([h for _, _, h, _ in results])
     if len(hits):
         out["recall"] = float(hits.mean())
     if empty:
-        out["ghosts"] = float(np.mean([sum(x.score > _GHOST_SCORE for x in f) for f in empty]))
+        out["ghosts"] = float(np.mean([sum(x.score > sure for x in f) for f in empty]))
     out.update(_bone_error([b for *_, b in results]))
     return out
 
@@ -201,12 +204,13 @@ def match(people: list[Person2D], item: Photo, oks_min: float) -> list[tuple[int
     return pairs
 
 
-def _matching(results: list[tuple[Photo, list[Person2D]]]) -> dict[str, float]:
-    missed = invented = merged = exchanged = pairs = 0
+def _matching(results: list[tuple[Photo, list[Person2D]]], least: float) -> dict[str, float]:
+    missed = invented = merged = exchanged = pairs = hits = 0
     for item, people in results:
-        sure = [p for p in people if p.score > _GHOST_SCORE]
+        sure = [p for p in people if p.score > least]
         found = match(sure, item, 0.3)
         missed += len(item.joints_px) - len(found)
+        hits += len(found)
         merged += sum(_is_two(p, item) for p in sure)
         taken = {i for i, _, _ in found}
         invented += sum(not _ignored(p, item) for i, p in enumerate(sure) if i not in taken)
@@ -219,6 +223,8 @@ def _matching(results: list[tuple[Photo, list[Person2D]]]) -> dict[str, float]:
                     pairs += 1
                     exchanged += bool(there < 0.5 * here)
     return {
+        "found": hits / max(hits + missed, 1),
+        "right": hits / max(hits + invented, 1),
         "missed": missed / len(results),
         "invented": invented / len(results),
         "merged": merged / len(results),
@@ -327,8 +333,8 @@ def line(scores: dict[str, float], top: dict[str, float]) -> str:
     if "bone_mm" in scores:
         constant = scores["bone_constant_mm"]
         words.append(f"bones {scores['bone_mm']:.0f} mm (constant {constant:.0f})")
-    rest = ("AP50", "AR", "pck", "recall", "ghosts", "missed", "invented", "merged",
-            "swaps")  # fmt: skip
+    rest = ("AP50", "AR", "pck", "recall", "ghosts", "found", "right", "missed", "invented",
+            "merged", "swaps")  # fmt: skip
     words += [f"{k} {scores[k]:.3f}" for k in rest if k in scores]
     return ", ".join(words)
 

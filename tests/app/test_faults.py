@@ -145,15 +145,17 @@ def test_a_stalled_receiver_holds_nobody_up(quiet_home: Path, kind: str) -> None
             deaf.bind(("127.0.0.1", port))
             _, err = running.communicate(timeout=40)
     else:
-        connection, deadline = None, time.monotonic() + 20
-        while connection is None and time.monotonic() < deadline:
+        deadline = time.monotonic() + 20
+        while True:
             try:
-                connection = client.connect(f"ws://127.0.0.1:{port}", max_queue=1)
+                with client.connect(f"ws://127.0.0.1:{port}", max_queue=1) as connection:
+                    _, err = running.communicate(timeout=40)  # it never reads
+                    connection.socket.close()
+                break
             except OSError:
+                assert running.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
-        assert connection is not None
-        _, err = running.communicate(timeout=40)  # it never reads
-        connection.socket.close()
     assert running.returncode == 0, err
     assert "Traceback" not in err
     run = load_run("kept")
