@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -61,6 +63,34 @@ def save_weights(folder: Path, net: nn.Module, about: dict[str, Any]) -> None:
     (folder / f"{EMA}.parts.json").write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
 
 
+def save_arrays(path: Path, weights: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Write weights to train on from as plain arrays (.npz), floats in half precision.
+
+    about: numbers and texts that belong to them; `backbone` and `width` rebuild the network.
+    """
+    arrays: dict[str, Any] = {
+        f"ema/{k}": (v.half() if v.is_floating_point() else v).numpy() for k, v in weights.items()
+    }
+    told = {k: v for k, v in about.items() if isinstance(v, (int, float, str))}
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, about=np.array(json.dumps(told)), **arrays)
+    part.replace(path)
+
+
+def _from_arrays(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            about = json.loads(str(z["about"]))
+            weights = {k[4:]: torch.from_numpy(z[k]) for k in z.files if k.startswith("ema/")}
+        if not isinstance(about, dict):
+            raise ValueError("about is no table")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path} cannot be read as weights ({reason}): check --init") from None
+    return {**about, "ema": weights}
+
+
 def join(listing: Path, out: Path | None = None) -> tuple[Path, str]:
     """Return the path of the file joined from its parts, and its SHA-256, which is checked.
 
@@ -90,11 +120,13 @@ def join(listing: Path, out: Path | None = None) -> tuple[Path, str]:
 
 
 def read(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the content of a torch archive.
+    """Return the content of a torch archive, or of arrays that `save_arrays` wrote.
 
     Raises:
         WeightsError: the file is missing, damaged or holds more than tensors and plain values.
     """
+    if path.suffix == ".npz":
+        return _from_arrays(path)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (

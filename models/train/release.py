@@ -1,4 +1,7 @@
-"""``manypose train release``: weights as files for users, with their scores, card and history."""
+"""``manypose train release``: weights as files for users, with their scores, card and history.
+
+NAME.onnx and NAME_int8.onnx run; NAME_start.npz is what others train on from (--init).
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         parity = export.export_onnx(
             net, files["fp32"], height, width, args.name, args.licence, source, record=True
         )
+        start = args.out / f"{args.name}_start.npz"
+        checkpoints.save_arrays(start, net.state_dict(), about)
         some = chain.from_iterable(readers.open_source(a) for a in args.calibrate)
         pictures = (np.asarray(decoded(p).picture) for p in islice(some, args.count + 8))
         report = quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from manypose.app.main import main
+from manypose.errors import WeightsError
 from manypose.models import quantise
 from manypose.models.heads import StageOne
 from manypose.models.train import checkpoints, packs, release
@@ -39,6 +40,14 @@ def test_files_manifest_card_and_history_are_written(run):
     rows = tomllib.loads((out / "weights.toml").read_text())["network"]
     assert {(r["name"], r["precision"]) for r in rows} == {("tiny", "fp32"), ("tiny", "int8")}
     assert all((out / r["file"]).exists() for r in rows)
+    again, about = checkpoints.network(out / "tiny_start.npz")
+    before, _ = checkpoints.network(folder / "ema.pt")
+    assert about["images"] == 40
+    for name, value in before.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    (out / "tiny_start.npz").write_bytes(b"PK no archive")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        checkpoints.network(out / "tiny_start.npz")
     card = (out / "tiny.md").read_text()
     for words in ("selecsls42", "drawn figures", "40 pictures", "| OKS AP", "ceiling"):
         assert words in card
