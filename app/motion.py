@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.app.formats.reading import DAMAGE, Run
+from manypose.app.formats.reading import Run
 from manypose.app.truth import TruthFrame, TruthSequence
-from manypose.errors import SourceError
+from manypose.errors import ARCHIVE_DAMAGE, SourceError
 from manypose.pose import metrics
 from manypose.pose.joints import INDEX, JOINTS, JOINTS_2D, PARENT, ROOT, SHOWN_BY
 from manypose.pose.scores_2d import oks
@@ -70,7 +70,7 @@ def read_motion(file: Path) -> Motion:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as z:
             joints_m, joints_px = z["joints_m"].astype(float), z["joints_px"].astype(float)
             seen, K, fps = z["seen"] > 0, z["K"].astype(float), float(z["fps"])
-    except DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise SourceError(f"{file}: not the truth of a sequence ({error}).") from error
     frames, people = seen.shape[:2] if seen.ndim == 3 else (0, 0)
     j, k = len(JOINTS), len(JOINTS_2D)

@@ -6,6 +6,9 @@ class's ``exit_code``. Anything else that escapes is a defect and shows its trac
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+
 
 class ManyposeError(Exception):
     """Root of the errors a user can cause."""
@@ -51,3 +54,10 @@ class DeviceError(ManyposeError):
     """A device, runtime, display or codec that was asked for cannot be had."""
 
     exit_code = 5
+
+
+# What numpy, zipfile and zlib raise on damaged archives, as mutated files have shown.
+ARCHIVE_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError,
+    NotImplementedError, RuntimeError, AttributeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip

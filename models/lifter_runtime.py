@@ -6,8 +6,6 @@ their torch names, in half precision, and for the part-wise form the feature col
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.errors import WeightsError
+from manypose.errors import ARCHIVE_DAMAGE, WeightsError
 from manypose.models import weights
 from manypose.pose.joints import JOINTS, JOINTS_2D
 from manypose.pose.lifting import FEATURE_COUNT, HAS_BONES, Lifter
@@ -79,13 +77,6 @@ def write_lifter(path: Path, net: FullBody | PartWise) -> None:
     part.replace(path)
 
 
-# What numpy, zipfile and zlib raise on damaged archives, as mutated files have shown.
-_DAMAGE = (
-    OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError,
-    NotImplementedError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-
-
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # Opened here: np.load itself leaves a torn archive open.
@@ -93,7 +84,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             return dict(z)
     except FileNotFoundError:
         raise WeightsError(f"{path}: the lifting weights are missing; reinstall manypose") from None
-    except _DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise WeightsError(f"{path}: damaged ({error}); reinstall manypose") from None
 
 

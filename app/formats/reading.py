@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.errors import SourceError
+from manypose.errors import ARCHIVE_DAMAGE, SourceError
 from manypose.pose.joints import JOINTS, JOINTS_2D, PARENT
 
 _K, _J = len(JOINTS_2D), len(JOINTS)
-# What numpy, zipfile and zlib raise on damaged archives, as mutated files have shown.
-DAMAGE = (
-    OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError,
-    NotImplementedError, RuntimeError, AttributeError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 _TABLES = ("source", "camera", "summary", "settings", "model", "engine", "exports", "units")
 # Key of pose.npz -> shape with F frames, R rows.
 _SHAPES: dict[str, tuple[str | int, ...]] = {
@@ -128,7 +121,7 @@ def load_run(path: Path | str) -> Run:
         if file.is_file():
             try:
                 return _from_npz(file, folder) if file.suffix == ".npz" else _lines(file, folder)
-            except DAMAGE as error:
+            except ARCHIVE_DAMAGE as error:
                 raise SourceError(f"{file}: not a whole result file ({error}).") from error
     raise SourceError(f"{folder}: no pose.npz or pose.jsonl in this folder; is it a run?")
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# From photos to released weights, every step once and small: about an hour on two cores.
+# From photos to released weights, every step once and small.
 #
 #   PHOTOS=coco:train.json,images=DIR VAL=coco:val.json,images=DIR \
 #   AVATARS=avatars.zip MOCAP=mocap.npz sh docs/examples/train_small.sh OUT

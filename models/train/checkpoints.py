@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from manypose.errors import OutputError, WeightsError
+from manypose.errors import ARCHIVE_DAMAGE, OutputError, WeightsError
 from manypose.models.heads import StageOne
 from manypose.models.train.packs import sha256
 
@@ -85,7 +84,7 @@ def _from_arrays(path: Path) -> dict[str, Any]:
             weights = {k[4:]: torch.from_numpy(z[k]) for k in z.files if k.startswith("ema/")}
         if not isinstance(about, dict):
             raise ValueError("about is no table")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except ARCHIVE_DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} cannot be read as weights ({reason}): check --init") from None
     return {**about, "ema": weights}

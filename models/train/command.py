@@ -89,17 +89,10 @@ def _join(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    import torch
-
     from manypose.models.train import scores, sheets, stage1
     from manypose.pose.grouping import GroupingConfig
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    width, height = stage1.size_named(args.size)
-    device = stage1.device_named(args.device)
-    net, about = checkpoints.network(args.weights, device)
-    photos = [p for a in args.val for p in readers.open_source(a)]
+    net, about, photos, (width, height), device = stage1.to_score(args)
     predict = scores.of_network(net, width, height, device)
     found = scores.evaluate(photos, predict, sure=scores.SURE if args.sure is None else args.sure)
     top = scores.ceiling(photos, width, height)

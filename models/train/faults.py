@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.errors import OutputError, UsageError
-from manypose.models.train import checkpoints, readers, scores
+from manypose.models.train import scores
 from manypose.models.train.packs import Photo
 from manypose.models.train.sightings import ErrorModel
 from manypose.pose.grouping import GroupingConfig
@@ -148,16 +148,9 @@ def run(args: argparse.Namespace) -> int:
         SourceError: the photos cannot be read.
         OutputError: --out cannot be written.
     """
-    import torch
-
     from manypose.models.train import stage1
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    width, height = stage1.size_named(args.size)
-    device = stage1.device_named(args.device)
-    net, _ = checkpoints.network(args.weights, device)
-    photos = [p for a in args.val for p in readers.open_source(a)]
+    net, _, photos, (width, height), device = stage1.to_score(args)
     found = measure(photos, scores.of_network(net, width, height, device))
     try:
         found.write(args.out)

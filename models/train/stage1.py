@@ -9,12 +9,13 @@ import time
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from manypose.errors import DeviceError, OutputError, UsageError
-from manypose.models.heads import BACKBONES, STRIDE
+from manypose.models.heads import BACKBONES, STRIDE, StageOne
 from manypose.models.train import batches, checkpoints, distil, loop, packs, ranks, readers, store
 from manypose.models.train.figures import figures
 from manypose.models.train.packs import Photo
@@ -203,6 +204,25 @@ def size_named(text: str) -> tuple[int, int]:
                                   for w in words):  # fmt: skip
         raise UsageError(f"size {text}: width x height in multiples of {_GRID}, such as 512x320")
     return int(words[0]), int(words[1])
+
+
+def to_score(
+    args: argparse.Namespace,
+) -> tuple[StageOne, dict[str, Any], list[Photo], tuple[int, int], str]:
+    """Return network, what its file says, photos, input size and device of a step that scores.
+
+    Raises:
+        UsageError: the size makes no sense.
+        DeviceError: the device cannot be had.
+        WeightsError: the weights cannot be read.
+        SourceError: the photos cannot be read.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    size = size_named(args.size)
+    device = device_named(args.device)
+    net, about = checkpoints.network(args.weights, device)
+    return net, about, [p for a in args.val for p in readers.open_source(a)], size, device
 
 
 def device_named(name: str) -> str:
