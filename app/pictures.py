@@ -144,4 +144,5 @@ def pictures_in(folder: Path) -> list[Path]:
 def natural_key(name: str) -> tuple[Any, ...]:
     """Return a sorting key under which numbers inside names count as numbers."""
     parts = re.split(r"(\d+)", name.casefold())
-    return (*((int(p), "") if p.isdigit() else (-1, p) for p in parts), name)
+    # the name itself stands apart: "walk" and "walk2" are compared as far as "walk" goes
+    return tuple((int(p), "") if p.isdigit() else (-1, p) for p in parts), name

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,15 @@ from manypose.app.video import open_container
 from manypose.app.viewer.feed import Status, View
 from manypose.calib.camera import Camera
 from manypose.errors import SourceError
-from manypose.pose.records import TrackedPerson, UInt8
+from manypose.pose.angles import rotations_from_joints
+from manypose.pose.records import Float, Frame, FrameResult, TrackedPerson, UInt8
 
 log = logging.getLogger(__name__)
 
 _AHEAD_S = 1.5  # farther than this, jumping is cheaper than decoding
 _HALF_TICK_S = 0.004
+_AT_END_S = 0.03  # how long the last frame lasts
+_NO_PICTURE = np.zeros((1, 1, 3), np.uint8)
 
 
 class Film:
@@ -132,7 +135,16 @@ class Replay:
 
     live = None
 
-    def __init__(self, run: Run, *, speed: float = 1.0, loop: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        speed: float = 1.0,
+        loop: bool = False,
+        pictures: bool = True,
+        sinks: Sequence[Callable[[FrameResult], None]] = (),
+    ) -> None:
+        """Begin to play; every sink is handed each frame that is shown, without its picture."""
         self.title = f"manypose play: {run.folder.name}"
         self._run = run
         self._camera = _camera(run.meta)
@@ -144,7 +156,8 @@ class Replay:
         self._paused = False
         self._shown = -1
         self._asked = -1
-        self._pictures = pictures_of(run)
+        self._sinks = tuple(sinks)
+        self._pictures = pictures_of(run) if pictures else None
         self._wishes: Latest[int] = Latest()
         self._ready: Latest[tuple[int, UInt8 | None]] = Latest()
         message = "" if self._pictures else "this run's pictures are not here: 3D only"
@@ -173,7 +186,7 @@ class Replay:
         if self._paused:
             return self._base_s
         position = self._base_s + (time.perf_counter() - self._base_at) * self._speed
-        if position > self.length_s + 0.03:
+        if position > self.length_s + _AT_END_S:
             if self._loop:
                 self._place(0.0)
                 return 0.0
@@ -195,6 +208,13 @@ class Replay:
         index = int(np.clip(self._index() + frames, 0, len(self._times) - 1))
         self._paused = True
         self._place(float(self._times[index]))
+
+    def until_next_s(self) -> float:
+        """Return how long the frame that is shown lasts, seconds of the clock on the wall."""
+        position = self.position_s()
+        after = np.searchsorted(self._times, position + 1e-6, "right")
+        ends = self.length_s + _AT_END_S if after >= len(self._times) else self._times[after]
+        return max(float(ends) - position, 0.0) / self._speed
 
     def speed(self) -> float:
         """Return the present speed, 1 = real time."""
@@ -248,16 +268,34 @@ class Replay:
             self._run.folder.name, self._view.serial + 1, image, size, self._people(index),
             self._camera, float(self._times[index]),
         )  # fmt: skip
+        if self._sinks:
+            camera = self._camera or Camera.from_fov(*size)
+            number = int(self._run.frame[index])
+            frame = Frame(_NO_PICTURE, self._view.time_s, number, camera)
+            result = FrameResult(frame, self._view.people)
+            for sink in self._sinks:
+                sink(result)
 
     def _people(self, index: int) -> tuple[TrackedPerson, ...]:
         run = self._run
         return tuple(
             TrackedPerson(
                 int(run.id[r]), float(run.score[r]), run.kp2d[r, :, :2], run.kp2d[r, :, 2],
-                run.kp3d[r], run.state[r].astype(np.uint8), run.box[r],
+                run.kp3d[r], run.state[r].astype(np.uint8), run.box[r], self._rotations(r),
             )
             for r in range(self._ends[index], self._ends[index + 1])
         )  # fmt: skip
+
+    def _rotations(self, row: int) -> Float | None:
+        """Return the local rotations of a row for whoever is sent them; sessions store none."""
+        if not self._sinks:
+            return None
+        if self._run.quat is not None:
+            stored = np.asarray(self._run.quat[row], float)
+            if np.isfinite(stored).all():
+                return stored
+        joints = self._run.kp3d[row].astype(float)
+        return rotations_from_joints(joints[None])[0] if np.isfinite(joints).all() else None
 
     def _read(self) -> None:
         assert self._pictures is not None

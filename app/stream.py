@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import socket
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 DATAGRAM_BYTES = 1400  # safely below the 1500 of an Ethernet frame
 _UDP_BYTES_MAX = 65000
+_PORT_KEPT = 60  # results: whoever is hidden for about two seconds comes back on the same port
+_NEARER_M = 0.3  # two people side by side must not change places all the time
 Float = NDArray[np.floating[Any]]
 
 # Unity's HumanBodyBones -> joint whose rotation moves that bone.
@@ -136,8 +139,8 @@ def open_streams(
 ) -> list[Stream]:
     """Return the streams asked for; each argument is "HOST:PORT" or "PORT".
 
-    `person` is for VMC, where a receiver takes one avatar: "all" sends person k to port + k in the
-    order of their ids, "nearest" the nearest one, a number the person with that id.
+    `person` is for VMC, where a receiver takes one avatar: "all" gives every person a port of their
+    own, from this one upwards, "nearest" sends the nearest one, a number the person with that id.
 
     Raises:
         UsageError: an address or a person makes no sense.
@@ -188,17 +191,49 @@ Chooser = Callable[[Sequence[TrackedPerson]], "list[tuple[int, TrackedPerson]]"]
 
 def _chooser(person: str) -> Chooser:
     if person == "all":
-        return lambda people: list(enumerate(people))
+        return _everybody()
     if person == "nearest":
-
-        def nearest(people: Sequence[TrackedPerson]) -> list[tuple[int, TrackedPerson]]:
-            known = [p for p in people if np.isfinite(p.joints_m[ROOT]).all()]
-            return [(0, min(known, key=lambda p: float(p.joints_m[ROOT, 2])))] if known else []
-
-        return nearest
+        return _nearest()
     if not person.isdigit():
         raise UsageError(f"--person {person!r}: all, nearest or the number of a person")
     return lambda people: [(0, p) for p in people if p.track_id == int(person)]
+
+
+def _everybody() -> Chooser:
+    """Return what gives everybody the lowest free port, theirs until they have long been gone."""
+    ports: dict[int, int] = {}
+    unseen: dict[int, int] = {}
+
+    def everybody(people: Sequence[TrackedPerson]) -> list[tuple[int, TrackedPerson]]:
+        here = {p.track_id for p in people}
+        for one in list(ports):
+            unseen[one] = 0 if one in here else unseen[one] + 1
+            if unseen[one] > _PORT_KEPT:
+                del ports[one], unseen[one]
+        for one in sorted(here - ports.keys()):
+            ports[one] = next(k for k in itertools.count() if k not in ports.values())
+            unseen[one] = 0
+        return [(ports[p.track_id], p) for p in people]
+
+    return everybody
+
+
+def _nearest() -> Chooser:
+    """Return what keeps to one person until another is clearly nearer to the camera."""
+    kept = -1
+
+    def nearest(people: Sequence[TrackedPerson]) -> list[tuple[int, TrackedPerson]]:
+        nonlocal kept
+        depths = {p.track_id: float(p.joints_m[ROOT, 2]) for p in people}
+        known = {one: z for one, z in depths.items() if np.isfinite(z)}
+        if not known:
+            return []
+        first = min(known, key=lambda one: known[one])
+        if known.get(kept, np.inf) > known[first] + _NEARER_M:
+            kept = first
+        return [(0, p) for p in people if p.track_id == kept]
+
+    return nearest
 
 
 def vmc_datagrams(result: FrameResult, chosen: Chooser) -> list[tuple[int, bytes]]:

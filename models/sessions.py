@@ -132,7 +132,10 @@ def _onnx(path: Path, wish: Wish) -> Session:
         ort, wish.device, wish.precision, fixed and wish.batch == 1, cache_folder() / "tensorrt"
     )
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        # no second try, which would print on stdout
+        session = ort.InferenceSession(
+            str(path), options, providers=providers, enable_fallback=False
+        )
     except Exception as e:  # the engine's error classes are private
         raise _refused(path, "ONNX Runtime", e) from e
     got, wanted = session.get_providers()[0], ort_gpu.provider_name(providers[0])

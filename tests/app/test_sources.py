@@ -165,7 +165,8 @@ def test_pictures_come_in_natural_order_and_upright(tmp_path: Path) -> None:
     assert source.info.files == ("1.png", "2.png", "9.png", "10.png")
     assert [int(f.image[0, 0, 0]) for f in frames] == [1, 2, 9, 10]
     np.testing.assert_allclose([f.time_s for f in frames], np.arange(4) / 25)
-    assert sorted(["b10", "B2", "a"], key=natural_key) == ["a", "B2", "b10"]
+    names = ["b10", "B2", "walk2", "a", "walk"]
+    assert sorted(names, key=natural_key) == ["a", "B2", "b10", "walk", "walk2"]
 
 
 def test_exif_orientation(tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from manypose.app import stream
+from manypose.app.main import main
+from manypose.app.recording import Recorder
 from manypose.app.stream import (
     VMC_BONES,
     Address,
@@ -168,6 +173,54 @@ def test_a_websocket_client_gets_the_newest() -> None:
             open_streams(websocket=str(port))
     finally:
         stream.close()
+
+
+def test_everybody_keeps_a_port_and_another_one_takes_it_over_later() -> None:
+    seen: list[list[tuple[int, int]]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "_PORT_KEPT", 3)
+        chosen = stream._everybody()
+        for ids in [(4, 7), (7,), (7, 9), (7, 9), (4, 7), (7,), (7,), (7,), (7,), (7, 11)]:
+            seen.append([(k, p.track_id) for k, p in chosen([person(i) for i in ids])])
+    assert seen[0] == [(0, 4), (1, 7)]
+    assert seen[2] == [(1, 7), (2, 9)]  # 4 may come back
+    assert seen[4] == [(0, 4), (1, 7)]
+    assert seen[-1] == [(1, 7), (0, 11)]
+
+
+def test_the_nearest_is_kept_until_another_is_clearly_nearer() -> None:
+    chosen = stream._nearest()
+    depths = [(3.0, 3.1), (3.0, 2.9), (3.0, 2.6), (2.5, 2.6)]
+    sent = [chosen([person(1, z=a), person(2, z=b)])[0][1].track_id for a, b in depths]
+    assert sent == [1, 1, 2, 2]
+    assert chosen([person(1)])[0][1].track_id == 1
+    assert chosen([]) == []
+
+
+def test_a_recorded_session_is_sent_again(
+    receiver: socket.socket, quiet_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = quiet_home / "session"
+    recorder = Recorder(folder, {})
+    for k in range(20):
+        recorder.write(result(person(3, z=3 + 0.1 * k, turn=0.5), t=5 + k / 20))
+    recorder.close()
+    to = f"127.0.0.1:{receiver.getsockname()[1]}"
+    assert main(["play", str(folder), "--no-gui", "--vmc", to, "--speed", "2"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["frame"] == 0
+    assert lines[-1]["persons"][0]["root"][2] == pytest.approx(4.9, abs=1e-4)
+    assert len(lines) > 10  # a frame whose time has gone by is left out
+    receiver.setblocking(False)
+    hips: list[list[object]] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            hips += [m[1] for m in decoded(receiver.recv(2000)) if m[1] and m[1][0] == "Hips"]
+    # a session stores no rotations: they are those of its joints
+    np.testing.assert_allclose(hips[-1][1:4], [0.2, -0.1, 4.9], atol=1e-4)
+    x, _, z, _ = np.abs(np.array(hips[-1][4:], float))
+    np.testing.assert_allclose([x, z], 0, atol=0.02)
+    assert main(["play", str(folder), "--no-gui", "--format", "none"]) == 2
 
 
 @pytest.mark.parametrize("text", ["", "host", "1.2.3.4:x", "1.2.3.4:99999", "-1"])
