@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
+# ONNX Runtime's own packages report to their maker from version 1.32 on, unless this is set when it
+# is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -50,6 +51,22 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_manypose_loads_nothing_heavy() -> None:
     heavy = {"cv2", "torch", "PyQt5", "onnxruntime", "openvino", "matplotlib", "scipy", "numpy"}
     assert not heavy & loaded_by("import manypose")
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    kept = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    network = ROOT / "weights" / "light_int8.onnx"
+    code = (
+        "from pathlib import Path\nfrom manypose.models.sessions import Wish, open_session\n"
+        f"open_session(Path({str(network)!r}), 'onnx', Wish())"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True,
+        env={**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    # where its reports have their queue and the machine's number
+    assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
 def test_no_gui_imports() -> None:
