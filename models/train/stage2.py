@@ -35,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _BONES = torch.tensor([j for j in range(len(PARENT)) if j != ROOT])
 _ABOVE = torch.tensor([PARENT[j] for j in range(len(PARENT)) if j != ROOT])
 _CHECK_COUNT, _CHECK_EVERY = 2048, 250
+_GUESS = "guess"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +51,7 @@ class Stage2Options:
     width: int = 512
     blocks: int = 2
     minutes: float | None = None
-    errors: Path | None = None
+    errors: tuple[Path, ...] = ()
     start: Path | None = None
     seed: int = 1
 
@@ -89,6 +90,15 @@ def drawn_batch(
     return a, b, c
 
 
+def read_errors(path: Path) -> ErrorModel:
+    """Return the faults in a file; the word ``guess`` names those that nobody measured.
+
+    Raises:
+        ConfigError: the file cannot be read or has other keys.
+    """
+    return ErrorModel() if str(path) == _GUESS else ErrorModel.read(path)
+
+
 def loss_of(answer: Tensor, truth: Tensor, root: Tensor) -> Tensor:
     """Return the mean loss of answers (B, J, 4) against joints (B, J, 3), roots at (B, 3).
 
@@ -122,10 +132,10 @@ def train_stage2(options: Stage2Options) -> Scores:
     """
     torch.manual_seed(options.seed)
     options.folder.mkdir(parents=True, exist_ok=True)
-    errors = ErrorModel.read(options.errors) if options.errors else ErrorModel()
+    models = [read_errors(path) for path in options.errors] or [ErrorModel()]
     train, held = read_poses(options.mocap, options.avatars)
     check_rng = np.random.default_rng(7)
-    check = drawn_batch(held, _CHECK_COUNT, check_rng, errors, vary=False)
+    check = drawn_batch(held, _CHECK_COUNT, check_rng, models[-1], vary=False)
 
     net = PartWise(options.width, options.blocks)
     adam = torch.optim.AdamW(net.parameters(), options.rate, weight_decay=1e-4)
@@ -153,6 +163,7 @@ def train_stage2(options: Stage2Options) -> Scores:
                 done = max(done, spent / options.minutes)
             for group in adam.param_groups:
                 group["lr"] = options.rate * _pace(done, step)
+            errors = models[step % len(models)]
             features, truth, root = drawn_batch(train, options.batch, rng, errors)
             full, parts = net.full(features), net.parts(features)
             gate = net.open(features)
@@ -267,14 +278,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--blocks", type=int, default=defaults.blocks)
     parser.add_argument("--minutes", type=float, help="stop, with a rate fallen to nought, by then")
-    parser.add_argument("--errors", type=Path, help="measured errors of Stage I, JSON")
+    parser.add_argument(
+        "--errors", type=Path, nargs="+", metavar="FILE", default=(),
+        help="measured errors of Stage I, JSON; of several, or of the word guess, one after the "
+        "other is drawn from, and the last one judges",
+    )  # fmt: skip
     parser.add_argument("--start", type=Path, help="checkpoint to begin from, its step not counted")
     parser.add_argument("--seed", type=int, default=defaults.seed)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train with parsed arguments; return the exit code."""
-    names = ("mocap", "avatars", "steps", "batch", "rate", "width", "blocks", "minutes", "errors",
-             "start", "seed")  # fmt: skip
-    train_stage2(Stage2Options(folder=args.out, **{n: getattr(args, n) for n in names}))
+    names = ("mocap", "avatars", "steps", "batch", "rate", "width", "blocks", "minutes", "start",
+             "seed")  # fmt: skip
+    given = {n: getattr(args, n) for n in names}
+    train_stage2(Stage2Options(folder=args.out, errors=tuple(args.errors), **given))
     return 0

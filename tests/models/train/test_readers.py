@@ -7,7 +7,8 @@ import pytest
 
 from manypose.errors import SourceError, UsageError
 from manypose.models.train import packs, readers
-from manypose.pose.joints import INDEX, INDEX_2D, JOINTS
+from manypose.models.weights import SHIPPED
+from manypose.pose.joints import INDEX, INDEX_2D, JOINTS, ROOT
 
 
 def _jpeg(path, width=64, height=48):
@@ -111,6 +112,27 @@ def test_teacher_labels_mend_sides_add_faces_people_and_3d(tmp_path):
     (found,) = readers.open_source(address)
     assert found.joints_m[0].max() == 0.5
     np.testing.assert_allclose(found.weight_3d[0], 0.3 * 0.06 / 0.12, rtol=1e-5)
+
+
+def test_photos_without_3d_are_lifted_where_enough_is_labelled(tmp_path):
+    points = _photo_pack(tmp_path)
+    points[13:] = np.stack([np.arange(4) * 5 + 10, np.full(4, 40), np.full(4, 2)], 1)
+    (plain,) = readers.open_source(f"photos:{tmp_path}")
+    assert np.isnan(plain.joints_m).all()  # eight joints do not make a body
+    with gzip.open(tmp_path / "labels_train.json.gz", "rt") as file:
+        document = json.load(file)
+    document["images"][0]["persons"][0]["keypoints"] = points.ravel().tolist()
+    with gzip.open(tmp_path / "labels_train.json.gz", "wt") as file:
+        json.dump(document, file)
+    (found,) = readers.open_source(f"photos:{tmp_path},lift={SHIPPED / 'lifter.npz'}")
+    assert np.isfinite(found.joints_m).all()
+    np.testing.assert_allclose(found.joints_m[0, ROOT], 0, atol=1e-6)
+    below = found.joints_m[0, INDEX["l_knee"], 1] - found.joints_m[0, INDEX["l_hip"], 1]
+    assert below > 0  # y points down
+    assert (found.weight_3d > 0).all()
+    assert found.weight_3d.max() <= 0.3 + 1e-6
+    with pytest.raises(SourceError, match="lift="):
+        list(readers.open_source(f"photos:{tmp_path},lift={tmp_path / 'none.npz'}"))
 
 
 def _body(rng):
