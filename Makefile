@@ -54,8 +54,8 @@ pictures: $(VENV)/.dev
 	xvfb-run -a -s "-screen 0 1400x1024x24 +extension GLX" $(BIN)/python -m manypose.app.viewer.shot \
 		docs/images/window.png out/sample --at 1 --width 1280 --height 640
 	xvfb-run -a -s "-screen 0 1400x1024x24 +extension GLX" $(BIN)/python -m manypose.app.viewer.shot \
-		docs/images/several.jpg app/sample.mp4 app/sample.mp4 --live --at 3 --width 1200 --height 640
-	$(BIN)/python docs/examples/plot_angles.py out/sample/person_1.mot docs/images/angles.png
+		docs/images/several.jpg app/sample.mp4 app/sample.mp4 --live --at 8 --width 1200 --height 640
+	$(BIN)/python docs/examples/plot_angles.py $$(ls -S out/sample/person_*.mot | head -1) docs/images/angles.png
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build

@@ -49,8 +49,8 @@ class Lane:
     """One source, its Follower, its newest result and its numbers."""
 
     def __init__(self, address: str, config: Config, playback: Playback, opener: Opener) -> None:
-        self.address = address
-        self.name = address
+        self.address = self._own_name = address
+        self.family: Sequence[Lane] = (self,)
         self.meter = Meter()
         self.results: Latest[FrameResult] = Latest()
         self.message = "opening the source"
@@ -70,6 +70,12 @@ class Lane:
         self._open()
 
     @property
+    def name(self) -> str:
+        """The source's name, numbered where several sources have the same."""
+        same = [lane for lane in self.family if lane._own_name == self._own_name]
+        return f"{self._own_name} {same.index(self) + 1}" if len(same) > 1 else self._own_name
+
+    @property
     def state(self) -> str:
         """What is the matter with the source, "" when all is well."""
         source = self._source
@@ -79,7 +85,7 @@ class Lane:
         """Change over to another source; the old one is given back before. Never waits."""
         with self._lock:
             old, self._source = self._source, None
-        self.address = self.name = address
+        self.address = self._own_name = address
         self.follower, self.error, self.ended = None, None, False
         self.shown_early = 0
         self.message = "opening the source"
@@ -102,7 +108,7 @@ class Lane:
                 return
             with self._lock:
                 if mine == self._generation:
-                    self._source, self.name, self.message = source, source.info.name, ""
+                    self._source, self._own_name, self.message = source, source.info.name, ""
                     return
             source.close()
 
@@ -222,6 +228,8 @@ class Lanes:
         # recorded sources are paced here, because here they can be paused
         config = replace(config, source=replace(config.source, realtime=False))
         self.lanes = [Lane(a, config, self.playback, opener) for a in addresses]
+        for lane in self.lanes:
+            lane.family = self.lanes
         self.engine: Engine | None = None
         self.loading = "loading model 1/3: libraries"
         self.error: BaseException | None = None

@@ -25,6 +25,11 @@ from manypose.models.onnx_file import Tensor
 
 Array = NDArray[Any]
 PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch onnx"}
+# A container's quota and period, as new and as old kernels tell them.
+_QUOTA_FILES = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
 _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torch", "onnx")}
 
 
@@ -91,11 +96,13 @@ def cores() -> int:
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no quota, or no such file
+    for files in _QUOTA_FILES:
+        try:
+            quota, period = map(int, " ".join(Path(f).read_text() for f in files).split())
+        except (OSError, ValueError):
+            continue  # no quota, or no such file
+        if quota > 0 and period > 0:
+            count = min(count, max(1, round(quota / period)))
     return max(1, count)
 
 

@@ -79,8 +79,7 @@ class VideoPane(QWidget):
                 self._person(painter, person, area, scale, w)
             painter.setClipping(False)
         if self.named:
-            painter.setPen(QColor(look.TEXT))
-            painter.drawText(area.adjusted(12, 10, 0, 0), int(Qt.AlignLeft), view.name)
+            self._name(painter, view.name, area)
         if view.message:
             self._message(painter, view.message)
         if view.serial != self._told:
@@ -178,10 +177,25 @@ class VideoPane(QWidget):
             else:
                 box.moveLeft(max(tag.right() for tag in under) + 2)
         self._tags.append(box)
+        self._label(painter, box, text, QColor(*look.person_colour(person.track_id)))
+
+    def _name(self, painter: QPainter, name: str, area: QRectF) -> None:
+        """Draw the name of the source at the foot of the picture, where few heads are."""
+        font = QFont(self.font())
+        font.setPixelSize(12)
+        painter.setFont(font)
+        metrics = QFontMetricsF(font)
+        text = metrics.elidedText(name, Qt.ElideMiddle, area.width() - 40)
+        box = QRectF(0, 0, metrics.horizontalAdvance(text) + 18, metrics.height() + 6)
+        box.moveBottomLeft(area.bottomLeft() + QPointF(8, -8))
+        self._label(painter, box, text, QColor(look.TEXT))
+
+    @staticmethod
+    def _label(painter: QPainter, box: QRectF, text: str, colour: QColor) -> None:
         painter.setPen(Qt.NoPen)
         painter.setBrush(QColor(14, 18, 25, 205))
         painter.drawRoundedRect(box, 10, 10)
-        painter.setPen(QColor(*look.person_colour(person.track_id)))
+        painter.setPen(colour)
         painter.drawText(box, Qt.AlignCenter, text)
         painter.setBrush(Qt.NoBrush)
 

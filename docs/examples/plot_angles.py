@@ -2,7 +2,8 @@
 
     python docs/examples/plot_angles.py out/clip/person_1.mot angles.png r_knee_flexion
 
-Run `manypose export out/clip --to mot` first.
+Run `manypose export out/clip --to mot` first. Several files, as of a raw and a filtered run, are
+plotted over each other. What a file holds over a gap is left out.
 """
 
 import sys
@@ -25,15 +26,20 @@ def read_mot(path: Path) -> tuple[list[str], np.ndarray]:
 
 def main() -> None:
     """Plot the columns named (default: the knees)."""
-    source, out = map(Path, sys.argv[1:3])
-    wanted = sys.argv[3:] or ["l_knee_flexion", "r_knee_flexion"]
-    names, table = read_mot(source)
+    sources = [Path(word) for word in sys.argv[1:] if word.endswith(".mot")]
+    out, *wanted = (word for word in sys.argv[1:] if not word.endswith(".mot"))
     _, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
-    for name in wanted:
-        axes.plot(table[:, 0], table[:, names.index(name)], label=name.replace("_", " "))
+    for source in sources:
+        names, table = read_mot(source)
+        held = np.flatnonzero((np.diff(table[:, 1:], axis=0) == 0).all(1)) + 1
+        table[held, 1:] = np.nan
+        for name in wanted or ["l_knee_flexion", "r_knee_flexion"]:
+            label = name.replace("_", " ") + (f", {source.parent.name}" if sources[1:] else "")
+            axes.plot(table[:, 0], table[:, names.index(name)], label=label)
     axes.set_xlabel("time, s")
     axes.set_ylabel("degrees")
-    axes.set_title(f"{source.parent.name}, {source.stem.replace('_', ' ')}", loc="left")
+    where = "" if sources[1:] else f"{sources[0].parent.name}, "
+    axes.set_title(where + sources[0].stem.replace("_", " "), loc="left")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     plt.savefig(out, dpi=110)

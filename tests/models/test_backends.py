@@ -236,3 +236,25 @@ def test_a_damaged_manifest_is_said_in_one_line(tmp_path: Path, text: str) -> No
     (tmp_path / "weights.toml").write_text(text)
     with pytest.raises(WeightsError, match=r"weights\.toml"):
         weights.manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "threads"),
+    [
+        (["100000 100000"], 1),
+        (["max 100000"], None),
+        (["-1", "100000"], None),
+        (["50000", "100000"], 1),
+    ],
+)
+def test_a_containers_quota_limits_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], threads: int | None
+) -> None:
+    """One file where the kernel is new, two where it is old."""
+    files = [tmp_path / str(k) for k in range(len(texts))]
+    for file, text in zip(files, texts):
+        file.write_text(text, "ascii")
+    monkeypatch.setattr(sessions, "_QUOTA_FILES", ())
+    unlimited = sessions.cores()
+    monkeypatch.setattr(sessions, "_QUOTA_FILES", (tuple(map(str, files)),))
+    assert sessions.cores() == (threads or unlimited)
