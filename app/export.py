@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", dest="out", metavar="DIR", help="folder (default: the run's own)")
     parser.add_argument("--rate", type=float, default=0.0, help="Hz of constant-rate formats")
     parser.add_argument("--up", choices=("y", "z"), default="", help="axis that points upwards")
-    parser.add_argument("--units", choices=("m", "mm"), default="", help="unit of TRC and C3D")
+    parser.add_argument("--units", choices=("m", "mm"), default="", help="unit of TRC, C3D, BVH")
     parser.add_argument(
         "--max-gap", type=float, default=0.25, metavar="S", help="longer gaps stay open"
     )

@@ -1,4 +1,4 @@
-"""BVH, a file per person: y up, centimetres, rest pose a T-pose that faces +z.
+"""BVH, a file per person: y up, centimetres by default, rest pose a T-pose that faces +z.
 
 Rotations are written Z X Y (matrix = Rz Rx Ry), unwrapped over time; gaps hold the last pose.
 """
@@ -19,6 +19,7 @@ from manypose.pose.joints import INDEX, JOINTS, ROOT
 # Joints without a rotation of their own: their bones end in an End Site.
 _LEAVES = frozenset(INDEX[n] for n in ("head_top", "l_hand", "r_hand", "l_foot", "r_foot"))
 _CM = 100.0
+_PER_METRE = {"m": 1.0, "mm": 1000.0}
 
 
 def export(run: Run, folder: Path, options: Options) -> list[Path]:
@@ -27,22 +28,22 @@ def export(run: Run, folder: Path, options: Options) -> list[Path]:
     for motion in motions(run, options):
         path = folder / f"person_{motion.id}.bvh"
         with WholeText(path) as file:
-            file.write(text(motion))
+            file.write(text(motion, _PER_METRE.get(options.units, _CM)))
         written.append(path)
     return written
 
 
-def text(motion: Motion) -> str:
-    """Return the whole BVH file of one motion."""
+def text(motion: Motion, per_metre: float = _CM) -> str:
+    """Return the whole BVH file of one motion, so many units to the metre."""
     from scipy.spatial.transform import Rotation
 
-    offsets = sk.offsets_m(motion.lengths_m[None])[0] * _CM
+    offsets = sk.offsets_m(motion.lengths_m[None])[0] * per_metre
     order: list[int] = []
     lines = ["HIERARCHY"]
     _joint(ROOT, 0, offsets, lines, order)
     turns = Rotation.from_quat(motion.rotations[:, order].reshape(-1, 4)).as_euler("ZXY")
     turns = np.degrees(np.unwrap(turns.reshape(len(motion), -1), axis=0))
-    rows = np.concatenate([motion.root_m * _CM, turns], 1)
+    rows = np.concatenate([motion.root_m * per_metre, turns], 1)
     lines += ["MOTION", f"Frames: {len(motion)}", f"Frame Time: {1 / motion.rate_hz:.8f}"]
     lines += [" ".join(f"{v:.5f}" for v in row) for row in rows]
     return "\n".join(lines) + "\n"

@@ -34,6 +34,9 @@ def test_bvh_fk_roundtrip(stored: Path) -> None:
     for name in ("pelvis", "neck", "l_wrist", "r_ankle", "head"):
         np.testing.assert_allclose(found[name], want[:, INDEX[name]], atol=2e-5)
     np.testing.assert_allclose(found["end.r_wrist"], want[:, INDEX["r_hand"]], atol=2e-5)
+    export_run(stored, ["bvh"], options=Options(ground=False, units="m"))
+    small, _ = read_bvh((stored / "person_3.bvh").read_text())
+    np.testing.assert_allclose(100 * small["l_wrist"], found["l_wrist"], atol=2e-3)
 
 
 def test_bvh_holds_a_gap_and_has_one_file_each(stored: Path) -> None:
