@@ -16,7 +16,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 
 from manypose.app.config import Config
+from manypose.app.finder import begun, peak_mb
 from manypose.app.flow import detected
 from manypose.app.options import add_settings, settings
-from manypose.app.pipeline import Engine, load_engine
+from manypose.app.pipeline import Engine, load_detector, load_engine
 from manypose.app.sources import open_source, paced
 from manypose.errors import SourceError, UsageError
+from manypose.pose.estimator import Detector
 from manypose.pose.records import Frame, FrameResult
 
 FRAMES_MIN = 100
@@ -72,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=0, metavar="N", help="recorded: frames at once"
     )
+    parser.add_argument(
+        "--one-process", action="store_true", help="recorded: no second process that finds people"
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     add_settings(
         parser, "model.name", "model.backend", "model.device", "model.precision", "model.threads",
@@ -106,7 +111,9 @@ def run(args: argparse.Namespace) -> int:
     engine = load_engine(config, batch=batch)
     runs = []
     if args.source is not None:
-        runs.append(asdict(measure(args.source, config, engine, args.frames, live=args.live)))
+        with _helped(engine, load_detector, config, args) as helped:
+            done = measure(args.source, config, helped, args.frames, live=args.live)
+        runs.append(asdict(done))
     else:
         width, height = clip_size(args.size)
         for count in counts:
@@ -151,24 +158,26 @@ def _generated(
 ) -> dict[str, Any]:
     """Return the result for generated people."""
     from manypose.app import bench_people
-    from manypose.models.lifter_runtime import load_lifter
-    from manypose.pose.estimator import Detector
-    from manypose.pose.lifting import lift
 
-    front_end = engine.detector.front_end
-    if not hasattr(front_end, "network"):
+    if not hasattr(engine.detector.front_end, "network"):
         raise UsageError("--people needs a network of ours; give a SOURCE for your own network")
+    make = functools.partial(bench_people.walking_detector, count=count, width=width, height=height)
+    walking = replace(engine, detector=make(config, engine.batch, engine=engine))
     people = bench_people.walkers(count, width, height)
-    maps = bench_people.perfect_maps(people, *engine.info["input_size"])
-    replaced = bench_people.replaced(front_end, maps, config.people.max)
-    detector = Detector(replaced, functools.partial(lift, lifter=load_lifter()))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _helped(walking, make, config, args) as helped:
         clip = Path(folder) / "walkers.mp4"
         bench_people.write_clip(clip, people, 2 * bench_people.PERIOD, args.rate)
-        done = measure(
-            str(clip), config, replace(engine, detector=detector), args.frames, live=args.live
-        )
+        done = measure(str(clip), config, helped, args.frames, live=args.live)
     return asdict(done)
+
+
+def _helped(
+    engine: Engine, load: Callable[..., Detector], config: Config, args: argparse.Namespace
+) -> contextlib.AbstractContextManager[Engine]:
+    """Return the engine, where it helps with the second process of `run`, and its end."""
+    if args.one_process:
+        return contextlib.nullcontext(engine)
+    return begun(engine, load, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +238,8 @@ def measure(
             elif done == WARM_UP:
                 dropped.clear()
                 decode.clear()
-                started, cpu = time.perf_counter(), time.process_time()
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+                started, cpu = time.perf_counter(), _cpu_s(engine)
+    seconds, cpu = time.perf_counter() - started, _cpu_s(engine) - cpu
     count = len(stage_ms)
     if count < FRAMES_MIN:
         raise SourceError(
@@ -252,7 +261,7 @@ def measure(
         latency_ms=_percentiles(latency) if live else None,
         dropped=dict(dropped),
         picture=f"{w}x{h}",
-        peak_rss_mb=_peak_mb(),
+        peak_rss_mb=_peak_mb(engine),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
 
@@ -314,13 +323,15 @@ def _drawing(results: list[FrameResult]) -> list[float]:
     return spent
 
 
-def _peak_mb() -> float | None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)
+def _peak_mb(engine: Engine) -> float | None:
+    """Return the most memory taken by all processes."""
+    here, other = peak_mb(), 0.0 if engine.finder is None else engine.finder.peak_mb
+    return None if here is None else round(here + other, 1)
+
+
+def _cpu_s(engine: Engine) -> float:
+    """Return the CPU time taken so far, that of the second process up to its last answer."""
+    return time.process_time() + (0.0 if engine.finder is None else engine.finder.cpu_s)
 
 
 def machine() -> dict[str, Any]:

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _ours(engine: Engine, limits: GroupingConfig) -> _Maker:
     front_end = engine.detector.front_end
-    return lambda truth: bench_people.replaced(front_end, truth.outputs, limits.people_max)
+    return lambda truth: bench_people.Replaced(front_end, truth.outputs, limits.people_max)
 
 
 def _peer(

@@ -6,13 +6,14 @@ runs on real frames of a real clip, and then maps drawn from the walkers take th
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,10 +21,16 @@ import numpy as np
 from manypose.calib.camera import Camera
 from manypose.models.preprocess import letterbox
 from manypose.pose import skeleton
+from manypose.pose.estimator import Detector
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import INDEX, JOINTS, PARENT
-from manypose.pose.records import Float, Found2D, Frame, FrontEnd, NetworkOutput, UInt8
+from manypose.pose.lifting import lift
+from manypose.pose.records import Float, Found2D, Frame, NetworkOutput, UInt8
 from manypose.pose.targets import draw
+
+if TYPE_CHECKING:
+    from manypose.app.config import Config
+    from manypose.app.pipeline import Engine
 
 PERIOD = 48  # pictures of one walking cycle, after which the clip begins again without a seam
 _FOV_DEG = 70.0
@@ -126,25 +133,43 @@ def perfect_maps(people: Walkers, width: int, height: int) -> list[NetworkOutput
     return outputs
 
 
-def replaced(front_end: Any, outputs: Sequence[NetworkOutput], people_max: int) -> FrontEnd:
-    """Return a front end that runs the network of another on each frame, then groups given maps.
+class Replaced:
+    """A front end that runs the network of another on each frame, then groups given maps.
 
-    `outputs` follow the frames' indices, round and round.
+    The maps follow the frames' indices, round and round.
     """
-    config = GroupingConfig(people_max=people_max)
-    network = front_end.network
 
-    def find(frames: Sequence[Frame]) -> list[Found2D]:
-        network_ms = network.timed(frames)[1]
+    def __init__(self, front_end: Any, maps: Sequence[NetworkOutput], people_max: int) -> None:
+        self.network = front_end.network
+        self._maps = maps
+        self._config = GroupingConfig(people_max=people_max)
+
+    def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
+        """Return the people in the maps, with milliseconds of resize, network and group."""
+        network_ms = self.network.timed(frames)[1]
         found = []
         for frame in frames:
             started = time.perf_counter()
-            people = tuple(group(outputs[frame.index % len(outputs)], config))
+            people = tuple(group(self._maps[frame.index % len(self._maps)], self._config))
             spent = {"group": 1e3 * (time.perf_counter() - started)}
             found.append(Found2D(people, {**network_ms, **spent}))
         return found
 
-    return find
+
+def walking_detector(
+    config: Config, batch: int, count: int, width: int, height: int, engine: Engine | None = None
+) -> Detector:
+    """Return a Detector that runs the network of the settings and finds `count` walkers.
+
+    engine: what is loaded of these settings already; width and height are the clip's.
+    """
+    from manypose.app.pipeline import load_engine
+    from manypose.models.lifter_runtime import load_lifter
+
+    engine = engine or load_engine(config, batch=batch)
+    maps = perfect_maps(walkers(count, width, height), *engine.info["input_size"])
+    front_end = Replaced(engine.detector.front_end, maps, config.people.max)
+    return Detector(front_end, functools.partial(lift, lifter=load_lifter()))
 
 
 def looped(open_again: Any, count: int) -> Iterator[Frame]:

@@ -1,8 +1,9 @@
 """Frames through the detector, in order: reading, finding and following at the same time.
 
 A thread of its own takes the frames. What is found in recorded ones is worked out for several at
-once, by threads or in one call, as the engine likes it; of live ones the newest is taken when the
-network is free. The caller follows people meanwhile, so that neither waits for the other.
+once, by threads, by a second process or in one call, as the engine likes it; of live ones the
+newest is taken when the network is free. The caller follows people meanwhile, so that neither
+waits for the other.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ def detected(
     adaptive = engine.adaptive
     line: Line[Future[list[Found]]] = Line(1 if live else workers)
     pool = ThreadPoolExecutor(workers, "find")
+    detect = engine.detector if live or engine.finder is None else engine.finder
 
     def find(batch: list[Frame]) -> list[Found]:
         old = [known(f) if known is not None else None for f in batch]
         new = [f for f, o in zip(batch, old) if o is None]
         started = time.perf_counter()
-        answers = engine.detector(new) if new else []
+        answers = detect(new) if new else []
         if live and adaptive is not None and answers:
             network_s = answers[0].stage_ms.get("network", 0.0) / 1e3
             adaptive.spent(time.perf_counter() - started, network_s)

@@ -7,11 +7,14 @@ import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config
 from manypose.pose.estimator import Detector, Estimator, Follower, FollowerConfig
 from manypose.pose.grouping import GroupingConfig
+
+if TYPE_CHECKING:
+    from manypose.app.finder import Finder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +24,8 @@ class Engine:
     info names the network (model, sha256, runtime, device, precision, threads); batch is how many
     frames are best in work at once where nobody waits for the first of them: in one call of the
     detector, or, if it is parallel, in calls by so many threads (`app.flow` does either). adaptive
-    is the network if its input size follows the rate (`models.adaptive`).
+    is the network if its input size follows the rate (`models.adaptive`). finder is a process that
+    may find people instead of the detector here (`app.finder`).
     """
 
     detector: Detector
@@ -30,6 +34,7 @@ class Engine:
     batch: int = 1
     parallel: bool = False
     adaptive: Any | None = None
+    finder: Finder | None = None
 
     def follower(self) -> Follower:
         """Return a Follower without memory, for one more video."""
@@ -91,6 +96,16 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
     return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive)
+
+
+def load_detector(config: Config, batch: int) -> Detector:
+    """Return the Detector of `load_engine` alone.
+
+    Raises:
+        WeightsError: a weight file is missing or damaged.
+        DeviceError: the device or runtime asked for cannot be had.
+    """
+    return load_engine(config, batch=batch).detector
 
 
 def build_estimator(config: Config) -> Estimator:

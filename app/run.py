@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config, nearest
+from manypose.app.finder import FRAMES_MIN, with_finder
 from manypose.app.folder import results_in
 from manypose.app.formats import WRITERS
 from manypose.app.formats.jsonl import frame_object
 from manypose.app.inputs import Input, plan
 from manypose.app.options import add_settings, add_streams, settings
-from manypose.app.pipeline import Engine, load_engine
+from manypose.app.pipeline import Engine, load_detector, load_engine
 from manypose.app.process import Job, Summary, Tally, process
 from manypose.app.progress import make_progress
 from manypose.app.remembered import remember
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
+        "--out",
         metavar="DIR",
         default=DEFAULT_FOLDER,
         help="results go to DIR/<name of the input>/ (default: out); - = JSON lines on stdout",
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         streaming(args) as streams,
         _batch(args, config) as batch,
         make_progress(args.progress, quiet=args.quiet) as progress,
+        contextlib.ExitStack() as ending,
     ):
         tellers = (progress.step, *(_sending(stream) for stream in streams))
         engine: Engine | None = batch.engine if batch else None
@@ -104,7 +107,13 @@ def run(args: argparse.Namespace) -> int:
             try:
                 source = open_source(one.address, config)
                 if engine is None:
-                    engine = _loaded(source, config, still=args.still)
+                    engine = with_finder(
+                        _loaded(source, config, still=args.still), load_detector, config
+                    )
+                    if engine.finder is not None:
+                        ending.callback(engine.finder.close)
+                if engine.finder is not None and (source.info.frames or 0) >= FRAMES_MIN:
+                    engine.finder.start()
                 summary = process(_job(one, config, args, tellers), source, engine)
                 _smooth(summary, config)
                 summary = _exported(summary, config)

@@ -31,19 +31,28 @@ def letterbox(
         out = np.empty((height, width, 3), np.uint8)
     elif out.shape != (height, width, 3) or out.dtype != np.uint8:
         raise ValueError(f"letterbox: out is {out.shape} {out.dtype}")
-    scale = min(width / w, height / h)
-    nw, nh = min(width, max(1, round(w * scale))), min(height, max(1, round(h * scale)))
+    nw, nh = fitted(w, h, width, height)
     left, top = (width - nw) // 2, (height - nh) // 2
     out[:top] = BORDER
     out[top + nh :] = BORDER
     out[top : top + nh, :left] = BORDER
     out[top : top + nh, left + nw :] = BORDER
-    place = out[top : top + nh, left : left + nw]
-    if isinstance(image, np.ndarray):
-        cv2.resize(image, (nw, nh), dst=place)
-    else:
-        image.resized(place)
+    scale(image, out[top : top + nh, left : left + nw])
     return out, grid_to_image(w / nw, h / nh, left, top)
+
+
+def fitted(w: int, h: int, width: int, height: int) -> tuple[int, int]:
+    """Return width and height of a picture w x h scaled to fit into width x height."""
+    scale = min(width / w, height / h)
+    return min(width, max(1, round(w * scale))), min(height, max(1, round(h * scale)))
+
+
+def scale(image: UInt8 | Picture, out: UInt8) -> None:
+    """Write the picture, scaled to the size of `out` (bilinear), to `out`."""
+    if isinstance(image, np.ndarray):
+        cv2.resize(image, (out.shape[1], out.shape[0]), dst=out)
+    else:
+        image.resized(out)
 
 
 def grid_to_image(

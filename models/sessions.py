@@ -7,11 +7,13 @@ fell back to the CPU in silence.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ _QUOTA_FILES = (
     ("/sys/fs/cgroup/cpu.max",),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
 )
+_REPORTS = "openvino_telemetry"
 _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torch", "onnx")}
 
 
@@ -113,11 +116,28 @@ def engine(module: str, runtime: str) -> Any:
         DeviceError: it is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with _silent() if module == "openvino" else contextlib.nullcontext():
+            return importlib.import_module(module)
     except ImportError as e:
         raise DeviceError(
             f"the {runtime} runtime is not installed ({e}); pip install {PIP[runtime]}"
         ) from e
+
+
+@contextlib.contextmanager
+def _silent() -> Generator[None]:
+    """Keep the reports of OpenVINO, sent by a process of their own when it is imported, at home.
+
+    It takes a stub for them where their package is not there.
+    """
+    if any(name in sys.modules for name in ("openvino", _REPORTS)):
+        yield
+        return
+    sys.modules[_REPORTS] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[_REPORTS]
 
 
 def _onnx(path: Path, wish: Wish) -> Session:

@@ -69,6 +69,15 @@ def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
+def test_openvino_reports_to_nobody() -> None:
+    pytest.importorskip("openvino")
+    loaded = loaded_by(
+        "from manypose.models.sessions import engine; engine('openvino', 'openvino')"
+    )
+    assert "openvino" in loaded
+    assert "openvino_telemetry" not in loaded
+
+
 def test_no_gui_imports() -> None:
     loaded = loaded_by("import manypose.app.main, manypose.app.run, manypose.app.live")
     assert not {"PyQt5", "pyqtgraph", "torch", "matplotlib"} & loaded

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from manypose.errors import WeightsError
 from manypose.models.heads import Maps
+from manypose.models.sessions import engine
 from manypose.models.train.losses import heatmap_loss
 from manypose.models.train.targets import POSITIVE, Targets
 from manypose.pose.joints import INDEX_2D, LIMBS
@@ -102,9 +103,7 @@ def open_teacher(path: Path, threads: int = 1, layer: str | None = None) -> Teac
     Raises:
         WeightsError: the file is missing or answers other maps, or there is no such layer.
     """
-    import openvino as ov
-
-    core = ov.Core()
+    core = engine("openvino", "openvino").Core()
     try:
         model = core.read_model(path)
     except (RuntimeError, UnicodeDecodeError) as error:
