@@ -43,7 +43,10 @@ _PLACES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.add_argument("inputs", nargs="*", help="pictures, folders, a video or camera:N")
-    parser.add_argument("-o", dest="out", default="camera.toml", help="camera file to write")
+    parser.add_argument(
+        "-o", "--output", dest="out", metavar="FILE", default="camera.toml",
+        help="camera file to write",
+    )  # fmt: skip
     parser.add_argument(
         "--board",
         help="checkerboard:COLUMNSxROWS (inner corners) or charuco:COLUMNSxROWS (squares)",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from manypose.app.config import nearest
 from manypose.app.exports import EXPORTERS, Options, exporter
+from manypose.app.formats import WRITERS
 from manypose.app.formats.part import write_json
 from manypose.app.formats.reading import load_run
 from manypose.errors import UsageError
@@ -19,8 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder written by manypose run")
     listed = "; ".join(f"{name}: {line}" for name, (_, line) in EXPORTERS.items())
-    parser.add_argument("--to", required=True, metavar="LIST", help=f"comma list of: {listed}")
-    parser.add_argument("-o", dest="out", metavar="DIR", help="folder (default: the run's own)")
+    parser.add_argument(
+        "--to", required=True, metavar="LIST",
+        help=f"comma list of: {listed}; and a run's own: {', '.join(WRITERS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", dest="out", metavar="DIR", help="folder (default: the run's own)"
+    )
     parser.add_argument("--rate", type=float, default=0.0, help="Hz of constant-rate formats")
     parser.add_argument("--up", choices=("y", "z"), default="", help="axis that points upwards")
     parser.add_argument("--units", choices=("m", "mm"), default="", help="unit of TRC, C3D, BVH")
@@ -54,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
 def check_formats(names: Sequence[str]) -> None:
     """Raise UsageError for a name that no exporter has."""
+    known = (*EXPORTERS, *WRITERS)
     for name in names:
-        if name not in EXPORTERS:
+        if name not in known:
             raise UsageError(
-                f"no export format {name!r}{nearest(name, EXPORTERS)}; there are "
-                f"{', '.join(EXPORTERS)}"
+                f"no export format {name!r}{nearest(name, known)}; there are {', '.join(known)}"
             )
     if not names:
-        raise UsageError(f"no export format given; there are {', '.join(EXPORTERS)}")
+        raise UsageError(f"no export format given; there are {', '.join(known)}")
 
 
 def export_run(
@@ -70,7 +76,7 @@ def export_run(
     out: Path | None = None,
     options: Options | None = None,
 ) -> list[Path]:
-    """Export one stored run and return the files written.
+    """Export one stored run and return the files; a run's own formats are written if missing.
 
     Raises:
         SourceError: the folder holds no run.
@@ -81,10 +87,17 @@ def export_run(
     options = options or Options()
     written: list[Path] = []
     for name in names:
-        written += exporter(name)(stored, target, options)
+        if name in EXPORTERS:
+            written += exporter(name)(stored, target, options)
+        elif options.ids:
+            raise UsageError(f"--ids: {name} has everybody in it; leave --ids or {name} out")
+        else:
+            from manypose.app.rewrite import write_native
+
+            written.append(write_native(stored, target, name))
     meta = folder / "meta.json"
     if out is None and meta.is_file():  # so that they can be made anew when the run is changed
-        told = {name: asdict(options) for name in names}
+        told = {name: asdict(options) for name in names if name in EXPORTERS}
         kept = {k: v for k, v in stored.meta.items() if k != "exports"}
         write_json(meta, {**kept, "exports": {**(stored.meta.get("exports") or {}), **told}})
     return written

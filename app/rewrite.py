@@ -12,7 +12,7 @@ from manypose.app.export import export_run
 from manypose.app.exports import Options, made_in
 from manypose.app.formats import WRITERS, Writer
 from manypose.app.formats.events import EventsWriter
-from manypose.app.formats.part import write_json
+from manypose.app.formats.part import cannot_write, write_json
 from manypose.app.formats.reading import Run, StoredFrame, load_run
 from manypose.calib.camera import Camera
 from manypose.errors import ManyposeError, OutputError
@@ -47,15 +47,35 @@ def write_run(stored: Run, folder: Path, names: Sequence[str]) -> None:
     wanted = [name for name in there if name in names]
     if not set(there) & set(IN_3D):
         wanted.append("npz")
-    writers: list[Writer] = [_MAKERS[name](folder, meta) for name in wanted]
-    for writer in writers:
-        with writer:
-            for one in stored:
-                writer.write(_result(one, _NO_PICTURE))
+    for name in wanted:
+        _write(stored, _MAKERS[name](folder, meta))
     if not in_place:
         for name in set(there) - set(wanted):
             (folder / _FILES[name]).write_bytes((stored.folder / _FILES[name]).read_bytes())
     write_json(folder / "meta.json", stored.meta)
+
+
+def write_native(stored: Run, folder: Path, name: str) -> Path:
+    """Return the file of this native format in a folder, written if it is not there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = folder / _FILES[name]
+    if not path.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        meta = {k: v for k, v in stored.meta.items() if k not in ("status", "summary", "exports")}
+        _write(stored, WRITERS[name](folder, meta))
+    return path
+
+
+def _write(stored: Run, writer: Writer) -> None:
+    with writer:
+        for one in stored:
+            writer.write(_result(one, _NO_PICTURE))
 
 
 def refresh(folder: Path) -> None:

@@ -202,6 +202,19 @@ def test_a_known_floor_is_the_world(stored: Path) -> None:
     np.testing.assert_allclose(motion.joints_m, want, atol=1e-5)
 
 
+def test_a_runs_own_formats_are_written_where_they_are_missing(stored: Path) -> None:
+    before = (stored / "pose.npz").read_bytes()
+    files = export_run(stored, ["csv", "npz", "jsonl"])
+    assert [f.name for f in files] == ["pose.csv", "pose.npz", "pose.jsonl"]
+    assert (stored / "pose.npz").read_bytes() == before
+    again = load_run(stored / "pose.jsonl")
+    np.testing.assert_allclose(again.kp3d, load_run(stored).kp3d, atol=1e-5)
+    rows = (stored / "pose.csv").read_text("utf-8").splitlines()
+    assert len(rows) == 1 + 26 * len(again.id)
+    with pytest.raises(UsageError, match="everybody"):
+        export_run(stored, ["csv"], options=Options(ids=(3,)))
+
+
 def test_nobody_is_no_error(stored: Path) -> None:
     run = load_run(stored)
     for name, (module, _) in EXPORTERS.items():
