@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,8 @@ class Follower:
             min_score=c.min_score,
             people_max=c.people_max,
         )
+        if c.still:  # nothing comes later that could make sure
+            limits = replace(limits, evidence=0.0, repeat=0.9)
         self._limits = limits
         self._tracker = Tracker(limits)
         rows = slot_count(limits)
@@ -215,10 +217,8 @@ class Follower:
             rows = np.array([t.slot for t in self._tracker.tracks], np.intp)
             self._fitter.stop(rows)
             self._clear_filters(rows)
-        for a, b in matches.swapped:
-            first, second = bodies.saved(a.slot), bodies.saved(b.slot)
-            bodies.restore(a.slot, second)
-            bodies.restore(b.slot, first)
+        for track, body in [(a, bodies.saved(b.slot)) for a, b in matches.moved]:
+            bodies.restore(track.slot, body)
         for track in matches.returned:
             if track.track_id in self._known_bodies:
                 bodies.restore(track.slot, self._known_bodies[track.track_id])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.pose.joints import OKS_SIGMAS
+from manypose.pose.joints import MIRROR_2D, OKS_SIGMAS
 from manypose.pose.records import Person3D
 
 Float = NDArray[np.floating[Any]]
@@ -40,6 +40,11 @@ def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
     e = np.where(both, np.exp(-np.where(both, d2, 0) / (2 * scale)), 0)
     n = both.sum(-1)
     return np.asarray(e.sum(-1) / np.maximum(n, 1) * np.minimum(1, n / 3))
+
+
+def alike(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
+    """Return `oks`, or that of b with left and right exchanged where this is larger."""
+    return np.maximum(oks(a, b, size, slack), oks(a, b[:, MIRROR_2D], size, slack))
 
 
 def stacked(people: Sequence[Person3D]) -> Seen:

@@ -6,13 +6,14 @@ compared with it in 2D, in 3D and by the colours of the clothes, and the cheapes
 a convincing likeness of clothes, not contradicted by the distance walked, brings the id back.
 
 Sources: XNect (Mehta et al. 2020), section on tracking: sum of similarities of appearance (hue and
-saturation histogram), 2D and 3D pose; OKS as COCO defines it.
+saturation histogram), 2D and 3D pose; OKS as COCO defines it; unsure detections for what sure ones
+leave over, as in ByteTrack (Zhang et al. 2022).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,61 +23,32 @@ from manypose.pose.appearance import (
     appearance,
     colour_distances,
     covered,
-    mixed_colours,
     thumbnail,
     unlike,
 )
-from manypose.pose.likeness import Seen, oks, stacked
+from manypose.pose.likeness import Seen, alike, stacked
 from manypose.pose.records import Frame, Person3D
+from manypose.pose.tracking_memory import (
+    Changes,
+    Track,
+    TrackingConfig,
+    assign,
+    learn,
+    reassign,
+    recognise,
+)
+from manypose.pose.tracking_surplus import parts, thin
 
 Float = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class TrackingConfig:
-    """Limits of the tracker; costs are in [0, 1], times in seconds."""
-
-    max_gap_s: float = 1.0  # seen again within this time: matched by motion alone
-    memory_s: float = 180.0  # gone for longer: forgotten
-    cost_max: float = 0.7  # gate of a match
-    likeness_max: float = 0.30  # largest distance of clothes that brings an id back
-    likeness_margin: float = 0.08  # by which the second best must be worse
-    speed_max_m_s: float = 6.0
-    wait_s: float = 1.0  # a new person without visible clothes waits, while others are gone
-    min_age: int = 3  # frames before a new person is shown
-    min_score: float = 0.2
-    people_max: int = 20
-
-
-@dataclass(slots=True, eq=False)
-class Track:
-    """What is remembered of one person; `slot` is its row in the follower's arrays."""
-
-    slot: int
-    track_id: int = -1  # -1 until the person is old enough to be shown
-    hits: int = 0
-    misses: int = 0
-    seen_s: float = 0.0
-    score: float = 0.0
-    points_px: Float = field(default_factory=lambda: np.zeros((0, 2)))
-    size_px: float = 1.0
-    velocity_px: Float = field(default_factory=lambda: np.zeros(2))
-    root_m: Float = field(default_factory=lambda: np.zeros(3))
-    velocity_m: Float = field(default_factory=lambda: np.zeros(3))
-    pose_m: Float = field(default_factory=lambda: np.zeros((0, 3)))
-    colours: Float | None = None
-    colours_seen: int = 0
-    strange: int = 0  # looks in a row that were not like the person
-    born_s: float = 0.0
-    resumed_s: float = -np.inf  # when last seen again after having been out of sight
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
     """Result of one frame: pairs (track, index of detection), and what became of tracks.
 
-    swapped: pairs whose ids had been exchanged unnoticed and are now put right; their rows' bodies
-    must follow. reset: time ran back or the video was cut.
+    moved: (track, the one that had its identity until now); rows' bodies must follow. reset: time
+    ran back or the video was cut.
     """
 
     pairs: list[tuple[Track, int]]
@@ -84,7 +56,7 @@ class Matches:
     ended: list[Track]
     born: list[Track]
     returned: list[Track]
-    swapped: list[tuple[Track, Track]]
+    moved: list[tuple[Track, Track]]
     reset: bool
 
 
@@ -121,6 +93,10 @@ class Tracker:
         self._time_s = now
         self._frames += 1
         seen = stacked(people)
+        line = thin(seen.points)
+        sound = (seen.scores >= self._config.min_score) & ~line
+        weak = ~sound & ~line
+        weak &= ~parts(seen, weak, sound)
         near, cost = self._costs(now, seen)
         colours = self._look(frame, seen, near)
         if cost.size:
@@ -128,7 +104,7 @@ class Tracker:
             away = np.array([now - t.seen_s > 0.15 for t in self._tracks])[:, None]
             # out of sight for a moment, and other clothes: somebody else in the same place
             cost = cost + 0.25 * looks + 0.4 * (away & (looks > 0.6))
-        pairs = _assign(cost, self._config.cost_max)
+        pairs = self._pair(near, cost, sound, weak, now)
         change = self._changed(frame)
         cut = change > 0.85 or (change > 0.5 and len(pairs) < 0.5 * max(len(self._tracks), 1))
         ended: list[Track] = []
@@ -142,60 +118,40 @@ class Tracker:
             young = track.track_id < 0
             if now - track.seen_s > self._config.max_gap_s or (young and track.misses > 1):
                 ended.append(track)
-        born = self._begin(now, seen, {j for _, j in matched})
+        born = self._begin(now, seen, {j for _, j in matched}, sound)
         matched += born
-        self._observe(matched, now, seen)
-        swapped, strangers = self._remember(matched, colours, now)
+        self._observe(matched, now, seen, sound)
+        changes = self._remember(matched, missed, colours, now)
         self._retire(ended, keep=not cut)
-        returned = self._name(now, ended)
+        over = [t for t in changes.found if t in missed and t not in ended]
+        self._retire(over, keep=False)
+        ended += over
+        returned = changes.returned + self._name(now, ended)
         missed = [t for t in missed if t not in ended]
         return Matches(
             matched,
             missed,
             ended,
-            [*(t for t, _ in born), *strangers],
+            [*(t for t, _ in born), *changes.strangers],
             returned,
-            swapped,
+            changes.moved,
             reset or cut,
         )
 
     def _remember(
-        self, matched: list[tuple[Track, int]], colours: list[Float | None], now: float
-    ) -> tuple[list[tuple[Track, Track]], list[Track]]:
-        """Mix in what clothes look like; return pairs swapped in an embrace, and strangers.
-
-        Two tracks that twice in a row wear each other's clothes get each other's ids back. A track
-        that wears other clothes since it was out of sight follows somebody else now: the person
-        counts as gone, the track as new.
-        """
-        looks = [(t, c) for t, j in matched if (c := colours[j]) is not None]
-        if not looks:
-            return [], []
-        tracks = [t for t, _ in looks]
-        distance = colour_distances([c for _, c in looks], [t.colours for t in tracks])
-        swapped, strangers = [], []
-        for i, (track, look) in enumerate(looks):
-            strange = track.colours_seen >= 3 and distance[i, i] > 0.5
-            track.strange = track.strange + 1 if strange else 0
-            other = int(np.argmin(distance[i]))
-            if track.strange >= 2 and tracks[other].strange >= 1 and other != i:
-                if max(distance[i, other], distance[other, i]) < 0.35:
-                    a, b = track, tracks[other]
-                    a.track_id, b.track_id = b.track_id, a.track_id
-                    a.colours, b.colours = b.colours, a.colours
-                    a.strange = b.strange = 0
-                    swapped.append((a, b))
-            elif track.strange >= 3 and now - track.resumed_s < 3.0:
-                if track.track_id >= 0:
-                    self._gone.append(replace(track, seen_s=track.resumed_s))
-                track.track_id, track.born_s = -1, now
-                track.colours, track.colours_seen, track.strange = look, 1, 0
-                strangers.append(track)
-            elif not strange or track.strange > 20:
-                gain = max(0.05, 1 / (track.colours_seen + 1))
-                track.colours = mixed_colours(track.colours, look, gain)
-                track.colours_seen += bool(np.isfinite(look).any())
-        return swapped, strangers
+        self, matched: list[tuple[Track, int]], missed: list[Track],
+        colours: list[Float | None], now: float,
+    ) -> Changes:  # fmt: skip
+        """Learn clothes; put right who has been taken for somebody else."""
+        suspects = learn([(t, c) for t, j in matched if (c := colours[j]) is not None])
+        if not suspects:
+            return Changes()
+        strange = {id(t) for t, _ in suspects}
+        own = [t for t, _ in matched if id(t) not in strange and t.colours is not None]
+        lost = [t for t in missed if t.track_id >= 0]
+        changes = reassign(suspects, [*self._gone, *lost], own, now, self._config)
+        self._gone = [t for t in self._gone if t not in changes.found] + changes.left
+        return changes
 
     def _rewind(self, now: float) -> None:
         """Time went back: positions still count, motion does not."""
@@ -229,15 +185,43 @@ class Tracker:
             colours[int(j)] = look
         return colours
 
-    def _begin(self, now: float, seen: Seen, taken: set[int]) -> list[tuple[Track, int]]:
+    def _pair(
+        self, near: Float, cost: Float, sound: Mask, weak: Mask, now: float
+    ) -> list[tuple[int, int]]:
+        """Return which track is which detection: sound ones first, then weak ones for the rest.
+
+        A weak one may only carry on what is known well from a moment ago.
+        """
+        columns = np.flatnonzero(sound)
+        pairs = [(i, int(columns[j])) for i, j in assign(cost[:, columns], self._config.cost_max)]
+        taken = {i for i, _ in pairs}
+        rows = [
+            i
+            for i, t in enumerate(self._tracks)
+            if i not in taken and t.track_id >= 0 and now - t.sound_s <= self._config.weak_s
+        ]
+        columns = np.flatnonzero(weak)
+        if rows and len(columns):
+            some = np.ix_(rows, columns)
+            gated = np.where(near[some] > self._config.weak_near, cost[some], 1e6)
+            found = assign(gated, self._config.cost_max)
+            pairs += [(rows[i], int(columns[j])) for i, j in found]
+        return pairs
+
+    def _begin(
+        self, now: float, seen: Seen, taken: set[int], sound: Mask
+    ) -> list[tuple[Track, int]]:
         """Return new tracks for detections nobody claims, unless they repeat another one."""
         born = []
         for j in np.argsort(-seen.scores).tolist():
-            if j in taken or seen.scores[j] < self._config.min_score or not self._free:
+            if j in taken or not sound[j] or not self._free:
                 continue
             others = sorted(taken)
             size = np.maximum(seen.sizes[others], seen.sizes[j])[None]
-            if others and oks(seen.points[[j]], seen.points[others], size).max() > 0.9:
+            if (
+                others
+                and alike(seen.points[[j]], seen.points[others], size).max() > self._config.repeat
+            ):
                 continue  # a second reading of a person already there
             track = Track(self._free.pop(), born_s=now)
             self._tracks.append(track)
@@ -251,15 +235,15 @@ class Tracker:
         They may have gone or just be missed, their tracks led astray by a reading that mixed two
         people: then the new track takes over, and the old one is added to `ended`.
         """
-        returned = []
+        returned, age = [], self._config.min_age
         for track in list(self._tracks):
-            if track.track_id >= 0 or track.misses or track.hits < self._config.min_age:
+            young = track.hits < age or track.evidence < age * self._config.evidence
+            if track.track_id >= 0 or track.misses or young:
                 continue
             lost = [t for t in self._tracks if t.misses and t.track_id >= 0]
             waits = (self._gone or lost) and now - track.born_s < self._config.wait_s
-            if waits and track.colours_seen == 0:
-                continue  # somebody may be coming back: look at the clothes first
-            old = self._recognise(track, now, lost)
+            others = [t for t in self._tracks if t is not track and not t.misses]
+            old = recognise(track, [*self._gone, *lost], others, now, self._config)
             if old is None and waits and track.colours_seen < 5:
                 continue
             if old is not None:
@@ -291,7 +275,9 @@ class Tracker:
         now = self._time_s or 0.0
         self._gone = [t for t in self._gone if now - t.seen_s <= self._config.memory_s][-200:]
 
-    def _observe(self, matched: list[tuple[Track, int]], now: float, seen: Seen) -> None:
+    def _observe(
+        self, matched: list[tuple[Track, int]], now: float, seen: Seen, sound: Mask
+    ) -> None:
         """Move tracks to their detections; velocities have a time constant of 0.1 s."""
         if not matched:
             return
@@ -317,14 +303,18 @@ class Tracker:
         carried = last + (v_px * np.clip(dt, 0, 0.2)[:, None])[:, None]
         points = np.where(np.isfinite(points), points, carried)
         for i, (track, j) in enumerate(matched):
-            track.points_px, track.velocity_px, track.velocity_m = points[i], v_px[i], v_m[i]
-            track.size_px, track.pose_m, track.root_m = seen.sizes[j], seen.poses[j], roots[i]
+            track.points_px = points[i]
+            if sound[j]:  # weak ones tell little of the whole
+                track.velocity_px, track.velocity_m = v_px[i], v_m[i]
+                track.pose_m, track.root_m = seen.poses[j], roots[i]
+                track.size_px, track.sound_s = seen.sizes[j], now
             share = 0.2 if track.hits else 1.0
             track.score += share * (float(seen.scores[j]) - track.score)
             if track.hits and dt[i] > 0.15:
                 track.resumed_s = now
             track.seen_s, track.misses = now, 0
             track.hits += 1
+            track.evidence += float(seen.scores[j]) - self._config.min_score + 0.05
 
     def _costs(self, now: float, seen: Seen) -> tuple[Float, Float]:
         """Return OKS and cost (T, M) of every track with every detection, 1e6 beyond the gates.
@@ -341,7 +331,7 @@ class Tracker:
         shift = np.stack([t.velocity_px for t in tracks]) * ahead
         size = np.maximum(np.array([t.size_px for t in tracks])[:, None], seen.sizes[None])
         slack = 1 + 3 * np.minimum(gap, 1.0)  # less sure the longer not seen
-        near = oks(last + shift[:, None], seen.points, size, slack)
+        near = alike(last + shift[:, None], seen.points, size, slack)
         pose = np.stack([t.pose_m for t in tracks])
         apart = np.linalg.norm(pose[:, None] - seen.poses[None], axis=-1).mean(-1)
         root = np.stack([t.root_m for t in tracks])
@@ -351,33 +341,10 @@ class Tracker:
         walked = np.hypot(np.hypot(away[..., 0], away[..., 1]), 0.25 * away[..., 2])
         cost = 0.4 * (1 - near) + 0.25 * np.minimum(1, apart / 0.3) + 0.2 * np.minimum(1, walked)
         reach = 0.5 + self._config.speed_max_m_s * np.maximum(gap, 1 / 30)
-        return near, np.where((walked > reach[:, None]) & (near < 0.3), 1e6, cost)
-
-    def _recognise(self, track: Track, now: float, lost: list[Track]) -> Track | None:
-        """Return the person gone or lost whom this new track resembles beyond doubt, or None."""
-        away = [*self._gone, *lost]
-        if track.colours is None or not away:
-            return None
-        looks = colour_distances([track.colours], [t.colours for t in away])[0]
-        scored = []
-        for old, look in zip(away, looks):
-            reach = 1.5 + self._config.speed_max_m_s * max(now - old.seen_s, 0.0)
-            if np.linalg.norm(track.root_m - old.root_m) <= reach:
-                scored.append((float(look), old))
-        if not scored:
-            return None
-        scored.sort(key=lambda pair: pair[0])
-        best, old = scored[0]
-        alike = [o for d, o in scored if d < best + self._config.likeness_margin]
-        if len(alike) > 1:  # dressed alike: only one who left close by can be told from the others
-            alike.sort(key=lambda o: float(np.linalg.norm(track.root_m - o.root_m)))
-            near, other = (float(np.linalg.norm(track.root_m - o.root_m)) for o in alike[:2])
-            if near > 1.5 or near > 0.5 * other:
-                return None
-            old = alike[0]
-        others = [t.colours for t in self._tracks if t is not track and t is not old]
-        present = colour_distances([track.colours], others).min() if others else 1.0
-        return old if best <= min(self._config.likeness_max, present) else None
+        out = (walked > reach[:, None]) & (near < 0.3)
+        many = np.isfinite(seen.points[..., 0]).sum(1) >= 8  # few joints of somebody near jump far
+        out |= (near < self._config.near_min) & many
+        return near, np.where(out, 1e6, cost)
 
     def _changed(self, frame: Frame) -> float:
         """Return how little this picture has to do with the last, 0 (same) to 1 (nothing)."""
@@ -388,13 +355,3 @@ class Tracker:
 def slot_count(config: TrackingConfig) -> int:
     """Return how many tracks can live at once: people shown, missed and not yet shown."""
     return 2 * config.people_max + 4
-
-
-def _assign(cost: Float, cost_max: float) -> list[tuple[int, int]]:
-    """Return the cheapest pairs (row, column) below the gate."""
-    from scipy.optimize import linear_sum_assignment
-
-    if not cost.size:
-        return []
-    rows, columns = linear_sum_assignment(np.where(cost < cost_max, cost, 1e3))
-    return [(int(i), int(j)) for i, j in zip(rows, columns) if cost[i, j] < cost_max]

@@ -1,11 +1,12 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
 from manypose.pose.likeness import oks
-from manypose.pose.records import Detections, Frame
+from manypose.pose.records import Detections, Frame, Person2D
 from manypose.pose.tracking import Tracker, TrackingConfig
 from tests.pose import simulated as sim
 
@@ -86,6 +87,54 @@ def test_a_track_led_astray_gives_its_id_to_the_new_one_in_the_same_clothes():
     clothes = sim.outfits(2, np.random.default_rng(0))
     ids = run(Tracker(TrackingConfig()), points, clothes)
     assert ids[59] == ids[10]
+
+
+def test_three_who_took_one_anothers_places_unseen_get_their_ids_back():
+    """While out of sight for a moment everybody went to the next one's place."""
+    points = walkers([(-0.7, -4), (0, -4), (0.7, -4)], 75, (0.02, 0))
+    points[20:] = points[20:, [2, 0, 1]]
+    keep = np.ones((75, 3), bool)
+    keep[20:28] = False
+    clothes = sim.outfits(3, np.random.default_rng(0))
+    ids = run(Tracker(TrackingConfig()), points, clothes, keep=keep)
+    assert ids[74] == ids[10]
+
+
+def test_an_edge_taken_for_a_person_starts_nobody_and_unsure_people_take_longer():
+    cam = sim.camera()
+    points = walkers([(-1, -4), (0.8, -4)], 30, (0.05, 0))
+    people = sim.people3d(points, cam, np.random.default_rng(0))
+    tracker, named = Tracker(TrackingConfig(min_score=0.4)), []
+    for d in sim.detections(points, cam, people):
+        edge, unsure = d.people
+        line = edge.seen.joints_px.copy()
+        line[:, 0] = 300 + 0.01 * line[:, 0]
+        edge = replace(edge, seen=replace(edge.seen, joints_px=line))
+        unsure = replace(unsure, seen=replace(unsure.seen, score=0.45))
+        matches = tracker.update(d.frame, [edge, unsure])
+        assert all(j == 1 for _, j in matches.pairs)
+        named.append(any(t.track_id >= 0 for t, _ in matches.pairs))
+    assert not any(named[:4])
+    assert all(named[8:])
+
+
+def test_a_part_of_somebody_in_front_does_not_lead_a_track_astray():
+    """One of two is hidden; an arm of the other is read as a person of its own near by."""
+    cam = sim.camera()
+    points = walkers([(0, -4), (0.15, -4.5)], 60, (0.0, 0))
+    people = sim.people3d(points, cam, np.random.default_rng(0))
+    tracker = Tracker(TrackingConfig(min_score=0.4))
+    for d in sim.detections(points, cam, people):
+        front, behind = d.people
+        if 30 <= d.frame.index < 42:
+            arm = np.full((20, 2), np.nan)
+            arm[[5, 7, 9]] = front.seen.joints_px[[5, 7, 9]]
+            confidence = np.isfinite(arm[:, 0]) * 0.5
+            behind = replace(behind, seen=Person2D(arm, confidence, 0.2))
+        matches = tracker.update(d.frame, [front, behind])
+        if 30 <= d.frame.index < 42:
+            assert [j for _, j in matches.pairs] == [0]
+    assert sorted((t.track_id, j) for t, j in matches.pairs) == [(0, 0), (1, 1)]
 
 
 def test_a_cut_forgets_everybody_and_ids_are_not_used_again():

@@ -1,0 +1,211 @@
+"""What is remembered of people, and whose clothes somebody wears.
+
+Clothes settle what motion cannot: who is who after an embrace or after people hid each other, and
+who has come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.appearance import colour_distances, mixed_colours
+from manypose.pose.likeness import alike
+
+Float = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingConfig:
+    """Limits of the tracker; costs are in [0, 1], times in seconds."""
+
+    max_gap_s: float = 1.0  # seen again within this time: matched by motion alone
+    memory_s: float = 180.0  # gone for longer: forgotten
+    cost_max: float = 0.7  # gate of a match
+    near_min: float = 0.15  # least likeness in the picture to what is expected
+    likeness_max: float = 0.30  # largest distance of clothes that brings an id back
+    swap_max: float = 0.35  # that shows that somebody is taken for another one
+    place_s: float = 2.5  # lost for no longer: known again by the place
+    place_near: float = 0.4  # if so much alike in the picture
+    likeness_margin: float = 0.08  # by which the second best must be worse
+    speed_max_m_s: float = 6.0
+    wait_s: float = 1.0  # a new person without visible clothes waits, while others are gone
+    min_age: int = 3  # frames before a new person is shown, who is found for certain
+    evidence: float = 0.15  # mean lead of the scores in these frames; unsure ones take longer
+    min_score: float = 0.2  # less sure ones start nobody; they carry on what is known
+    weak_s: float = 0.5  # for so long
+    weak_near: float = 0.4  # and if so much like what is expected
+    repeat: float = 0.6  # likeness from which a reading repeats another one
+    people_max: int = 20
+
+
+@dataclass(slots=True, eq=False)
+class Track:
+    """What is remembered of one person; `slot` is its row in the follower's arrays."""
+
+    slot: int
+    track_id: int = -1  # -1 until the person is old enough to be shown
+    hits: int = 0
+    evidence: float = 0.0  # sum over readings of how far their scores are above the least
+    misses: int = 0
+    seen_s: float = 0.0
+    sound_s: float = 0.0  # when last seen well enough to be believed without its past
+    score: float = 0.0
+    points_px: Float = field(default_factory=lambda: np.zeros((0, 2)))
+    size_px: float = 1.0
+    velocity_px: Float = field(default_factory=lambda: np.zeros(2))
+    root_m: Float = field(default_factory=lambda: np.zeros(3))
+    velocity_m: Float = field(default_factory=lambda: np.zeros(3))
+    pose_m: Float = field(default_factory=lambda: np.zeros((0, 3)))
+    colours: Float | None = None
+    colours_seen: int = 0
+    strange: int = 0  # looks in a row that were not like the person
+    born_s: float = 0.0
+    resumed_s: float = -np.inf  # when last seen again after having been out of sight
+
+
+@dataclass(slots=True, eq=False)
+class Changes:
+    """Who turned out to be somebody else.
+
+    moved: (track, track whose identity it has now), rows' bodies must follow. returned: tracks
+    that are people gone or out of sight before. strangers: tracks that are somebody new. left:
+    people whose track was somebody else's. found: of `returned`, who they were.
+    """
+
+    moved: list[tuple[Track, Track]] = field(default_factory=list)
+    returned: list[Track] = field(default_factory=list)
+    strangers: list[Track] = field(default_factory=list)
+    left: list[Track] = field(default_factory=list)
+    found: list[Track] = field(default_factory=list)
+
+
+def learn(looks: Sequence[tuple[Track, Float]]) -> list[tuple[Track, Float]]:
+    """Mix in what clothes look like; return those who wear other clothes, twice in a row."""
+    if not looks:
+        return []
+    distance = colour_distances([c for _, c in looks], [t.colours for t, _ in looks])
+    suspects = []
+    for i, (track, look) in enumerate(looks):
+        strange = track.colours_seen >= 3 and distance[i, i] > 0.5
+        track.strange = track.strange + 1 if strange else 0
+        if not strange or track.strange > 20:
+            gain = max(0.05, 1 / (track.colours_seen + 1))
+            track.colours = mixed_colours(track.colours, look, gain)
+            track.colours_seen += bool(np.isfinite(look).any())
+        elif track.strange >= 2:
+            suspects.append((track, look))
+    return suspects
+
+
+def reassign(
+    suspects: Sequence[tuple[Track, Float]], away: Sequence[Track], present: Sequence[Track],
+    now: float, config: TrackingConfig,
+) -> Changes:  # fmt: skip
+    """Give suspects (track, look) the identities whose clothes they wear; return what changed.
+
+    away: people gone or out of sight; present: those seen who wear their own clothes. A suspect
+    whose clothes are nobody's is somebody new, if it was out of sight a moment ago.
+    """
+    changes = Changes()
+    if not suspects:
+        return changes
+    tracks = [t for t, _ in suspects]
+    owners = [*tracks, *away]
+    distance = colour_distances([c for _, c in suspects], [t.colours for t in owners])
+    if present:
+        nearest = colour_distances([c for _, c in suspects], [t.colours for t in present]).min(1)
+        distance[distance >= nearest[:, None]] = 1.0
+    for i, track in enumerate(tracks):
+        distance[i, i] = 1.0
+        for k, old in enumerate(owners):
+            if old.track_id < 0 or not reachable(track, old, now, config):
+                distance[i, k] = 1.0
+        order = np.sort(distance[i])
+        if len(order) > 1 and order[1] - order[0] < config.likeness_margin:
+            distance[i] = 1.0
+    new = dict(assign(distance, config.swap_max))
+    identity = [(t.track_id, t.colours, t.colours_seen) for t in owners]
+    was = [replace(t, seen_s=t.resumed_s if np.isfinite(t.resumed_s) else now) for t in tracks]
+    taken = set(new.values())
+    for i, track in enumerate(tracks):
+        late = track.strange >= 3 and now - track.resumed_s < 3.0
+        if i not in new and i not in taken and not late:
+            continue
+        if i in new:
+            k = new[i]
+            track.track_id, track.colours, track.colours_seen = identity[k]
+            if k < len(tracks):
+                changes.moved.append((track, tracks[k]))
+            else:
+                changes.returned.append(track)
+                changes.found.append(owners[k])
+        else:
+            track.track_id, track.born_s = -1, now
+            track.colours, track.colours_seen = suspects[i][1], 1
+            changes.strangers.append(track)
+        track.strange = 0
+        if i not in taken and was[i].track_id >= 0:
+            changes.left.append(was[i])
+    return changes
+
+
+def reachable(track: Track, old: Track, now: float, config: TrackingConfig) -> bool:
+    """Return whether somebody can have walked from where `old` was last seen to this track."""
+    reach = 1.5 + config.speed_max_m_s * max(now - old.seen_s, 0.0)
+    return bool(np.linalg.norm(track.root_m - old.root_m) <= reach)
+
+
+def recognise(
+    track: Track, away: Sequence[Track], others: Sequence[Track], now: float,
+    config: TrackingConfig,
+) -> Track | None:  # fmt: skip
+    """Return the person out of sight (`away`) whom this new track is beyond doubt, or None.
+
+    Clothes decide; where two are dressed alike, or none were seen, the place where somebody was
+    lost a moment ago. others: the people in view.
+    """
+    away = [old for old in away if reachable(track, old, now, config)]
+    if not away:
+        return None
+    looks = colour_distances([track.colours], [t.colours for t in away])[0]
+    at = _place(track, away, now, config)
+    if at.max() > config.place_near and looks[at.argmax()] <= 0.5:
+        return away[int(at.argmax())]
+    if track.colours is None:
+        return None
+    scored = sorted(zip(looks.tolist(), away), key=lambda pair: pair[0])
+    best, old = scored[0]
+    alike_ = [o for d, o in scored if d < best + config.likeness_margin]
+    if len(alike_) > 1:  # only one who left close by can be told from the others
+        alike_.sort(key=lambda o: float(np.linalg.norm(track.root_m - o.root_m)))
+        near, other = (float(np.linalg.norm(track.root_m - o.root_m)) for o in alike_[:2])
+        if near > 1.5 or near > 0.5 * other:
+            return None
+        old = alike_[0]
+    colours = [t.colours for t in others if t is not old]
+    present = colour_distances([track.colours], colours).min() if colours else 1.0
+    return old if best <= min(config.likeness_max, present) else None
+
+
+def _place(track: Track, away: Sequence[Track], now: float, config: TrackingConfig) -> Float:
+    """Return how much (N,) a track is where and as people were last seen, if that is not long."""
+    gap = np.array([now - t.seen_s for t in away])
+    last = np.stack([t.points_px for t in away])
+    size = np.array([[max(t.size_px, track.size_px)] for t in away])
+    near = alike(last, track.points_px[None], size, 2.0)[:, 0]
+    return np.where(gap <= config.place_s, near, 0.0)
+
+
+def assign(cost: Float, cost_max: float) -> list[tuple[int, int]]:
+    """Return the cheapest pairs (row, column) below the gate."""
+    from scipy.optimize import linear_sum_assignment
+
+    if not cost.size:
+        return []
+    rows, columns = linear_sum_assignment(np.where(cost < cost_max, cost, 1e3))
+    return [(int(i), int(j)) for i, j in zip(rows, columns) if cost[i, j] < cost_max]
