@@ -35,7 +35,8 @@ from manypose.pose.records import (
     TrackedPerson,
 )
 from manypose.pose.states import joint_states, shown_joints
-from manypose.pose.tracking import Matches, Track, Tracker, TrackingConfig, slot_count
+from manypose.pose.tracking import Matches, Tracker, slot_count
+from manypose.pose.tracking_memory import Track, TrackingConfig
 
 Float = NDArray[np.floating[Any]]
 # Stage II with its network bound: `functools.partial(lifting.lift, lifter=...)` is one.

@@ -202,7 +202,7 @@ class Tracker:
         ]
         columns = np.flatnonzero(weak)
         if rows and len(columns):
-            some = np.ix_(rows, columns)
+            some = np.ix_(np.array(rows), columns)
             gated = np.where(near[some] > self._config.weak_near, cost[some], 1e6)
             found = assign(gated, self._config.cost_max)
             pairs += [(rows[i], int(columns[j])) for i, j in found]

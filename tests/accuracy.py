@@ -1,25 +1,49 @@
-"""Print the tables of docs/accuracy.md that depend on the weights of Stage I.
+"""Print the tables of docs/accuracy.md that depend on the weights of Stage I or on the cameras.
 
     python -m tests.accuracy [--truth3d FOLDER] [--model NAME|FILE] [--sequence CLIP TRUTH]...
+    python -m tests.accuracy --stages [--model NAME|FILE] [--sequence CLIP TRUTH]
+    python -m tests.accuracy --crowd PART [--model NAME|FILE]
+    python -m tests.accuracy --place
 
-Runs the program as a user does, on the pictures of a folder with an annotations.json (each on its
-own) and on clips with the truth of every frame; by default the sample clip. Everything is run with
-the encodings of Stage I and from its 2D joints alone, so that the better one can be the default
-(`fit.encodings`). About a minute of one core.
+The first runs the program as a user does, on the pictures of a folder with an annotations.json
+(each on its own) and on clips with the truth of every frame; by default the sample clip. Everything
+is run with the encodings of Stage I and from its 2D joints alone, so that the better one can be the
+default (`fit.encodings`). About a minute of one core.
+
+--stages prints what each stage is worth on what the network finds in the clip (20 s). --crowd
+takes a rendered sequence (`manypose train render --sequence`) and prints identity at perfect maps
+and with the network (a minute for 180 pictures of ten people). --place prints how far off people
+stand when the camera, their heights, both or neither are known, at perfect maps (two minutes).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from manypose.app import stages
+from manypose.app.config import load_config
 from manypose.app.main import main
+from manypose.app.motion import Motion, read_motion
+from manypose.app.pipeline import Engine, load_engine
+from manypose.app.sources import open_source
+from manypose.app.stage_figures import Found, figures
+from manypose.calib.camera import Camera
+from manypose.models.lifter_runtime import load_lifter
+from manypose.pose.estimator import Follower, FollowerConfig
+from manypose.pose.joints import JOINTS, JOINTS_2D, ROOT
+from manypose.pose.lifting import lift
+from manypose.pose.records import Detections, Frame
 
 HERE = Path(__file__).parent
 SAMPLE = (HERE.parent / "app" / "sample.mp4", HERE / "golden" / "sample_truth.npz")
@@ -86,6 +110,134 @@ def clip(video: Path, truth: Path, options: list[str], work: Path) -> None:
         )  # fmt: skip
 
 
+def followed(motion: Motion, found: list[Detections], config: FollowerConfig) -> Found:
+    """Return what a Follower makes of detections, beside the true people."""
+    follower = Follower(config)
+    out, sightings = np.full(motion.joints_m.shape, np.nan), []
+    for n, detections in enumerate(found):
+        people = follower(detections).people
+        px = np.array([p.joints_px for p in people]).reshape(-1, len(JOINTS_2D), 2)
+        joints = np.array([p.joints_m for p in people]).reshape(-1, len(JOINTS), 3)
+        ids = np.array([p.track_id for p in people], int)
+        sightings.append(stages._place_people(motion, n, px, joints, ids, out))
+    return Found(out, sightings)
+
+
+def by_stage(video: Path, truth: Path, engine: Engine) -> None:
+    """One row for each stage, on what the network finds in a clip; everything is guessed."""
+    motion = read_motion(truth)
+    with contextlib.closing(open_source(str(video), load_config())) as source:
+        found = [engine.detector([frame])[0] for frame in source]
+    sys.stdout.write(
+        f"\n{video.name}, stage by stage\n\n| after | found | MPJPE mm | hidden joints mm |"
+        " jitter at rest mm | lag ms | foot slide mm/s | bone spread % | root mm | IDF1 |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
+    )
+    read = [stages.read_out([p.seen for p in d.people], d.frame.camera) if d.people else []
+            for d in found]  # fmt: skip
+    settings = {
+        "+ Stage III": FollowerConfig(filter="off", contact=False),
+        "+ filter `normal`": FollowerConfig(contact=False),
+        "+ feet held (as shipped)": FollowerConfig(),
+    }
+    rows = {
+        "reading the maps": stages.single(motion, read),
+        "+ Stage II": stages.single(motion, [list(d.people) for d in found]),
+    } | {name: followed(motion, found, config) for name, config in settings.items()}
+    rows["Stage III, `--smooth kalman`"] = stages.smoothed(
+        rows["+ Stage III"], motion.times_s, "kalman"
+    )
+    for name, stage in rows.items():
+        f = {k: v if np.isfinite(v) else None for k, v in figures(stage, motion, 1.0).items()}
+        spread = f["bone_spread"]
+        row(
+            name, (100 * (f["found_share"] or 0), "{:.0f} %"), (f["mpjpe_mm"], "{:.0f}"),
+            (f["hidden_mpjpe_mm"], "{:.0f}"), (f["jitter_at_rest_mm"], "{:.1f}"),
+            (f["lag_ms"], "{:.1f}"), (f["foot_slide_mm_s"], "{:.0f}"),
+            (None if spread is None else 100 * spread, "{:.2f}"), (f["root_mm"], "{:.0f}"),
+            (f["idf1"], "{:.2f}"),
+        )  # fmt: skip
+
+
+def crowd(part: Path, engine: Engine) -> None:
+    """Identity in a rendered sequence, at perfect maps and with the network."""
+    from manypose.models.train.synth.pack import read_part
+
+    pictures = list(read_part(part))
+    people = 1 + max(int(p.slot.max()) for p in pictures)
+    px = np.full((len(pictures), people, len(JOINTS_2D), 2), np.nan)
+    joints = np.full((len(pictures), people, len(JOINTS), 3), np.nan)
+    seen = np.zeros(px.shape[:3], bool)
+    for n, p in enumerate(pictures):
+        px[n, p.slot], joints[n, p.slot], seen[n, p.slot] = p.joints_px, p.joints_m, p.seen == 2
+    K = pictures[0].K.astype(float)
+    motion = Motion(part.stem, joints, px, seen, K, np.arange(len(pictures)) / 30)
+    height, width = pictures[0].image.shape[:2]
+    frames = [Frame(p.image, n / 30, n, Camera.from_fov(width, height))
+              for n, p in enumerate(pictures)]  # fmt: skip
+    lifter = functools.partial(lift, lifter=load_lifter())
+    perfect = (
+        Detections(f, tuple(lifter(found, f.camera)))
+        for f, found in zip(frames, stages.found_in_maps(motion, stages.NOISES["none"]))
+    )
+    asked: Iterator[Detections] = (engine.detector([f])[0] for f in frames)
+    there = motion.seen.any(-1).sum(1).mean()
+    sys.stdout.write(
+        f"\n{part.stem}: {people} people, {there:.1f} in view\n\n"
+        "| from | people a frame | ids | IDF1 | HOTA |\n|---|---|---|---|---|\n"
+    )
+    for name, found in (("perfect maps", perfect), ("the network", asked)):
+        seen_by = followed(motion, list(found), FollowerConfig()).sightings or []
+        ids = [set(s.found_ids.tolist()) for s in seen_by]
+        scores = stages.tracking_scores(seen_by)
+        row(
+            name, (float(np.mean([len(i) for i in ids])), "{:.1f}"),
+            (len(set().union(*ids)), "{:d}"), (scores["IDF1"], "{:.2f}"),
+            (scores["HOTA"], "{:.2f}"),
+        )  # fmt: skip
+
+
+def places() -> None:
+    """How far off people stand, and how much too far, by what is known."""
+    lifter = load_lifter()
+    sys.stdout.write(
+        "\n| sequence | known | body, % of the true size | focal length, % | expected: % too far |"
+        " found: % too far | root mm |\n|---|---|---|---|---|---|---|\n"
+    )
+    for motion, noise in (
+        (stages.walkers(2, 4.0), "little"),
+        (read_motion(SAMPLE[1]), "none"),
+    ):
+        width, height = stages.size_of(motion)
+        found = stages.found_in_maps(motion, stages.NOISES[noise])
+        tall = stages.statures_m(motion)
+        mean = float(np.nanmean(tall))
+        true = Camera(motion.K, width, height, source="calibrated")
+        guess = Camera.from_fov(width, height)
+        for known, camera, given in (
+            ("camera and height", true, mean),
+            ("camera", true, None),
+            ("height", guess, mean),
+            ("neither", guess, None),
+        ):
+            people = [lift(f, camera, lifter) for f in found]
+            config = FollowerConfig(filter="off", height_m=given)
+            got = stages.followed(motion, people, camera, config)
+            if given:
+                got = stages.grown(got, tall / mean)
+            up = stages._UP
+            bones = np.linalg.norm(got.joints_m - got.joints_m[:, :, up], axis=-1)
+            size = np.nanmean(stages.sk.stature_m(np.nanmedian(bones, axis=0)) / tall) - 1
+            focal = camera.K[0, 0] / motion.K[0, 0] - 1
+            roots, truth = got.joints_m[:, :, ROOT], motion.joints_m[:, :, ROOT]
+            far = np.nanmean(roots[..., 2] / truth[..., 2]) - 1
+            row(
+                f"{motion.name} | {known}", (100 * size, "{:+.1f}"), (100 * focal, "{:+.1f}"),
+                (100 * ((1 + size) * (1 + focal) - 1), "{:+.1f}"), (100 * far, "{:+.1f}"),
+                (1000 * float(np.nanmean(np.linalg.norm(roots - truth, axis=-1))), "{:.0f}"),
+            )  # fmt: skip
+
+
 def tables() -> int:
     """Run everything; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -93,7 +245,21 @@ def tables() -> int:
     parser.add_argument("--model", default="light", metavar="NAME|FILE")
     parser.add_argument("--sequence", nargs=2, type=Path, action="append", metavar="FILE")
     parser.add_argument("--threads", default="1", metavar="N")
+    parser.add_argument("--stages", action="store_true", help="stage by stage, with the network")
+    parser.add_argument("--crowd", type=Path, metavar="PART", help="a rendered sequence")
+    parser.add_argument("--place", action="store_true", help="where people stand, perfect maps")
     args = parser.parse_args()
+    if args.place:
+        places()
+        return 0
+    if args.stages or args.crowd:
+        config = load_config([("model.name", args.model), ("model.threads", args.threads)])
+        engine = load_engine(config)
+        if args.crowd:
+            crowd(args.crowd, engine)
+        else:
+            by_stage(*(args.sequence or [SAMPLE])[0], engine)
+        return 0
     options = ["--model", args.model, "--threads", args.threads]
     with tempfile.TemporaryDirectory() as work:
         if args.truth3d:
