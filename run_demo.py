@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 from manypose.app.demo import demo
+from manypose.app.main import leave
 
 if __name__ == "__main__":
-    sys.exit(demo(sys.argv[1:]))
+    leave(demo(sys.argv[1:]))

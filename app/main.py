@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import importlib
 import importlib.util
@@ -10,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
@@ -282,5 +284,29 @@ def _signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def leave(code: int) -> NoReturn:
+    """Leave the process with this code, though a library may be at work in another thread.
+
+    The interpreter ends such a thread by unwinding it, which the C++ of a network's engine takes
+    for a defect: it would abort the process instead.
+    """
+    if any(thread.daemon for thread in threading.enumerate()):
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def program() -> NoReturn:
+    """Run the command line of this process and leave with its exit code."""
+    try:
+        code = main()
+    except SystemExit as asked:  # by the window, which a signal has closed
+        code = asked.code if isinstance(asked.code, int) else 1
+    leave(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -19,6 +19,7 @@ from manypose.app.rescale import body_height_m
 from manypose.errors import SourceError
 
 Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_help_lists_every_verb(quiet_home: Path, capsys: Capture) -> None:
@@ -29,6 +30,35 @@ def test_help_lists_every_verb(quiet_home: Path, capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.endswith(f"manypose {manypose.__version__}\n")
     assert set(EXAMPLES) == set(VERBS)
+
+
+_AT_WORK = """
+import threading, time
+import numpy as np
+from pathlib import Path
+import manypose.weights
+from manypose.app.main import leave
+from manypose.models.sessions import Wish, open_session
+network = open_session(Path(manypose.weights.__file__).with_name("light_int8.onnx"), "onnx", Wish())
+picture = np.zeros([d or 1 for d in network.inputs[0].shape], np.uint8)
+started = threading.Event()
+def work():
+    while True:
+        started.set()
+        network.run(picture)
+threading.Thread(target=work, daemon=True).start()
+started.wait()
+print("said", end="")
+leave(3)
+"""
+
+
+def test_the_process_leaves_in_order_while_the_network_is_at_work() -> None:
+    pytest.importorskip("onnxruntime")
+    done = subprocess.run(
+        [sys.executable, "-c", _AT_WORK], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said", "")
 
 
 @pytest.mark.parametrize("verb", ["run", "cameras", "doctor", "rescale", "export"])
