@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -235,12 +236,16 @@ class _Small:
 
 def peak_mb() -> float | None:
     """Return the most memory this process has taken, None where the system does not say."""
+    with contextlib.suppress(OSError):  # not ru_maxrss, which begins at the parent's
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
     try:
         import resource
     except ImportError:  # not on Windows
         return None
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def serve(places: Sequence[tuple[int, int]]) -> None:
@@ -323,13 +328,14 @@ def _unpacked(packed: Any) -> tuple[Person3D, ...]:
 def with_finder(engine: Engine, load: Callable[[Config, int], Detector], config: Config) -> Engine:
     """Return the Engine with a Finder, not begun; as it was where a second process is no help.
 
-    It needs several cores, an engine that takes frames in parallel (those of CPUs), and a front end
-    that looks at small pictures only: our networks. `load` is called there with the settings that
+    It needs several cores, a network on the CPU that takes frames in parallel, and a front end that
+    looks at small pictures only: our networks. `load` is called there with the settings that
     this process ended up with.
     """
     front_end = getattr(engine.detector, "front_end", None)
     ours = hasattr(front_end, "network") and engine.adaptive is None
-    if not (ours and engine.parallel and engine.batch > 1 and cores() > 1 and os.name == "posix"):
+    suits = engine.parallel if engine.batch > 1 else engine.info.get("device") == "cpu"
+    if not (ours and suits and cores() > 1 and os.name == "posix"):
         return engine
     chosen = {"backend": engine.info["runtime"], "precision": engine.info["precision"]}
     settings = dataclasses.replace(config, model=dataclasses.replace(config.model, **chosen))

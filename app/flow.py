@@ -43,13 +43,12 @@ def detected(
     adaptive = engine.adaptive
     line: Line[Future[list[Found]]] = Line(1 if live else workers)
     pool = ThreadPoolExecutor(workers, "find")
-    detect = engine.detector if live or engine.finder is None else engine.finder
 
     def find(batch: list[Frame]) -> list[Found]:
         old = [known(f) if known is not None else None for f in batch]
         new = [f for f, o in zip(batch, old) if o is None]
         started = time.perf_counter()
-        answers = detect(new) if new else []
+        answers = engine.find(new) if new else []
         if live and adaptive is not None and answers:
             network_s = answers[0].stage_ms.get("network", 0.0) / 1e3
             adaptive.spent(time.perf_counter() - started, network_s)

@@ -18,20 +18,23 @@ from dataclasses import replace
 import numpy as np
 
 from manypose.app.config import Config
-from manypose.app.handover import Closed, Latest
+from manypose.app.finder import with_finder
+from manypose.app.handover import Closed, Latest, Line
 from manypose.app.meter import Meter
-from manypose.app.pipeline import Engine
+from manypose.app.pipeline import Engine, load_detector
 from manypose.app.recording import Recorder
 from manypose.app.sources import Counts, LiveSource, Source, open_source
 from manypose.calib.camera import Camera
 from manypose.errors import ManyposeError
 from manypose.pose.estimator import Follower
 from manypose.pose.filters import Preset
-from manypose.pose.records import Frame, FrameResult
+from manypose.pose.records import Detections, Frame, FrameResult
 
 log = logging.getLogger(__name__)
 
 _WAIT_S = 0.05
+# What was found in the pictures of one round: each with its lane and the lane's generation.
+_Found = tuple[Engine, "list[tuple[tuple[Lane, int], Detections]]"]
 Opener = Callable[[str, Config], Source]
 
 
@@ -64,7 +67,7 @@ class Lane:
         self._opener = opener
         self._source: LiveSource | None = None
         self._lock = threading.Lock()
-        self._generation = 0
+        self.generation = 0  # counts changes of the source
         self._passed = 0
         self.shown_early = 0  # pictures that came before the network was loaded
         self._open()
@@ -94,8 +97,8 @@ class Lane:
 
     def _open(self, old: LiveSource | None = None) -> None:
         """Close the old source and open in a thread of its own: some cameras need seconds."""
-        self._generation += 1
-        mine = self._generation
+        self.generation += 1
+        mine = self.generation
 
         def work() -> None:
             if old is not None:
@@ -103,11 +106,11 @@ class Lane:
             try:
                 source = self._live(self._opener(self.address, self._config))
             except ManyposeError as error:
-                if mine == self._generation:
+                if mine == self.generation:
                     self.error, self.message, self.ended = error, str(error), True
                 return
             with self._lock:
-                if mine == self._generation:
+                if mine == self.generation:
                     self._source, self._own_name, self.message = source, source.info.name, ""
                     return
             source.close()
@@ -205,7 +208,7 @@ class Lane:
 
     def close(self) -> None:
         """Give the source back."""
-        self._generation += 1
+        self.generation += 1
         with self._lock:
             source, self._source = self._source, None
         if source is not None:
@@ -213,7 +216,7 @@ class Lane:
 
 
 class Lanes:
-    """All live sources and the worker that serves them."""
+    """All live sources, and the threads that find and follow people in them."""
 
     def __init__(
         self,
@@ -239,9 +242,13 @@ class Lanes:
         self._preset_changed = False
         self._stop = threading.Event()
         self._stages: deque[Mapping[str, float]] = deque(maxlen=60)
+        # One picture is followed while people are found in the next; a third one would only wait.
+        self._found: Line[_Found] = Line(1)
+        self._sent = self._given = 0  # rounds found and followed, each counted by one thread
         self._threads = [
             threading.Thread(target=self._loader, name="load", daemon=True),
             threading.Thread(target=self._worker, name="estimate", daemon=True),
+            threading.Thread(target=self._follow, name="follow", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -250,6 +257,11 @@ class Lanes:
     def ended(self) -> bool:
         """Whether no source gives pictures any more."""
         return all(lane.ended for lane in self.lanes)
+
+    @property
+    def done(self) -> bool:
+        """Whether besides every picture taken has its result."""
+        return self.ended and self._sent == self._given
 
     def smooth(self, preset: Preset) -> None:
         """Filter by this preset from the next frame on."""
@@ -274,7 +286,7 @@ class Lanes:
             blank = np.zeros((320, 512, 3), np.uint8)
             engine.detector([Frame(blank, 0.0, 0, Camera.from_fov(512, 320))])
             self.loading = ""
-            self.engine = engine
+            self.engine = with_finder(engine, load_detector, self._config)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits for results
             self.loading = f"no people: {error}"
             self.error = error
@@ -291,11 +303,26 @@ class Lanes:
             log.debug("the worker failed", exc_info=error)
             self.error = error
         finally:
+            self._found.end()
+
+    def _follow(self) -> None:
+        try:
+            for found in self._found:
+                self._give(found)
+                self._given += 1
+        except BaseException as error:
+            log.debug("following failed", exc_info=error)
+            self.error = error
+            self._found.close()
+        finally:
             for lane in self.lanes:
                 lane.results.end()
 
     def _round(self, turn: int) -> None:
-        """Take the newest picture of every lane and serve them together."""
+        """Find people in the newest picture of every lane, in all together."""
+        if self._sent - self._given > 1:  # a picture taken now would only get old
+            self._stop.wait(0.002)
+            return
         taken = [(lane, f) for lane in self.lanes if (f := lane.take(0.0)) is not None]
         if not taken:
             # wait at one lane, each in its turn; the others are looked at when it wakes
@@ -315,29 +342,44 @@ class Lanes:
                 lane.results.put(FrameResult(frame, ()))
             return
         started = time.perf_counter()
-        network_ms = 0.0
-        for (lane, _), detections in zip(taken, engine.detector([f for _, f in taken])):
+        entries = [(lane, lane.generation) for lane, _ in taken]
+        detections = engine.find([f for _, f in taken])
+        if engine.adaptive is not None:
+            network_ms = sum(d.stage_ms.get("network", 0.0) for d in detections)
+            engine.adaptive.spent(time.perf_counter() - started, network_ms / 1e3)
+        self._sent += 1
+        self._found.put((engine, list(zip(entries, detections))))
+
+    def _give(self, found: _Found) -> None:
+        """Follow the people found in the pictures of one round, and hand on the results."""
+        engine, pictures = found
+        for (lane, generation), detections in pictures:
+            if generation != lane.generation:
+                continue  # of a source that has been changed meanwhile
             if lane.follower is None:
                 lane.follower = engine.follower()
                 if self._preset is not None:
                     lane.follower.smooth(self._preset)
             result = lane.follower(detections)
             self._stages.append(result.stage_ms)
-            network_ms += result.stage_ms.get("network", 0.0)
             lane.give(result)
-        if engine.adaptive is not None:
-            engine.adaptive.spent(time.perf_counter() - started, network_ms / 1e3)
         if self._preset_changed and self._preset is not None:
             self._preset_changed = False
             for lane in self.lanes:
                 if lane.follower is not None:
                     lane.follower.smooth(self._preset)
+        if engine.finder is not None:
+            engine.finder.start()  # now, so that it does not hold up the first skeleton
 
     def close(self) -> None:
-        """Stop the worker, then give the sources back."""
+        """Stop the threads, then give the sources back."""
         self._stop.set()
         self.playback.paused.clear()
-        self._threads[1].join(10.0)
+        self._found.close()
+        for thread in self._threads[1:]:
+            thread.join(10.0)
+        if self.engine is not None and self.engine.finder is not None:
+            self.engine.finder.close()
         for lane in self.lanes:
             lane.close()
             lane.results.close()

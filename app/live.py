@@ -211,7 +211,7 @@ class Service:
             self._start_recording()
             if self._lanes.error is not None:
                 raise self._lanes.error
-            if idle and self._lanes.ended:
+            if idle and self._lanes.done:
                 return self._end()
 
     def _end(self) -> int:

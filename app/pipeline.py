@@ -36,6 +36,11 @@ class Engine:
     adaptive: Any | None = None
     finder: Finder | None = None
 
+    @property
+    def find(self) -> Detector | Finder:
+        """Who finds people: the other process where there is one, else the detector."""
+        return self.detector if self.finder is None else self.finder
+
     def follower(self) -> Follower:
         """Return a Follower without memory, for one more video."""
         return Follower(self.follower_config)

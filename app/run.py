@@ -112,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
                     )
                     if engine.finder is not None:
                         ending.callback(engine.finder.close)
-                if engine.finder is not None and (source.info.frames or 0) >= FRAMES_MIN:
+                long = source.live or (source.info.frames or 0) >= FRAMES_MIN
+                # With --video most of the work is drawing and encoding, and memory is short.
+                if engine.finder is not None and long and not config.output.video:
                     engine.finder.start()
                 summary = process(_job(one, config, args, tellers), source, engine)
                 _smooth(summary, config)

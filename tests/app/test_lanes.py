@@ -71,14 +71,15 @@ def test_latest_box_lag() -> None:
         numbers = lanes.lanes[0].meter.numbers()
     finally:
         lanes.close()
-    # on an idle machine below 200 ms; on a busy one a call may take longer than its 100 ms
+    # on an idle machine below 200 ms; on a busy one a call may take longer than its 100 ms. People
+    # are found in one picture while those of the one before are followed: two periods and waiting.
     period = 3.0 / max(numbers.done - before.done, 1)
     lags = [lag for _, lag in seen]
-    assert float(np.median(lags)) < max(0.2, 2 * period)
+    assert float(np.median(lags)) < max(0.2, 3 * period)
     assert numbers.dropped["stale"] > 20
     # every picture was served, dropped with its reason, or is on its way
     lost = sum(count for reason, count in numbers.dropped.items() if reason != "paint")
-    assert 0 <= numbers.read - numbers.done - lost <= 2
+    assert 0 <= numbers.read - numbers.done - lost <= 3
 
 
 @pytest.mark.slow
@@ -227,10 +228,10 @@ def test_a_video_plays_at_its_own_pace_and_pauses(tmp_path: Path) -> None:
     video = str(tmp_path / "session" / "video.mkv")
     lanes = Lanes([video], Config(), lambda _: troupe.engine(1), playback=playback)
     try:
-        got = watched(lanes, 0.6, 0.01)
-        assert got
+        until_results(lanes)
+        got = watched(lanes, 0.3, 0.01)
         playback.paused.set()
-        watched(lanes, 0.2, 0.01)
+        watched(lanes, 0.5, 0.01)
         assert watched(lanes, 0.3, 0.01) == []
         playback.paused.clear()
         rest = watched(lanes, 3.0, 0.01)
