@@ -28,15 +28,16 @@ _FULL_RANGE = 2
 def upright(frame: Any, quarter_turns: int) -> UInt8 | Picture | None:
     """Return a decoded PyAV frame, turned by np.rot90(frame, quarter_turns).
 
-    It is BGR if it has to be turned or is of an unknown kind. None where damage gave it colours
-    that do not exist.
+    It is BGR if it has to be turned or is of an unknown kind. None where damage gave it a format
+    that does not exist.
     """
     if quarter_turns % 4 == 0 and (picture := _picture_of(frame)) is not None:
         return picture
     try:
         return turned(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8), quarter_turns)
     except (av.error.FFmpegError, OSError, ValueError):
-        return None
+        picture = _picture_of(frame)
+        return None if picture is None else turned(picture.whole(), quarter_turns)
 
 
 def _picture_of(frame: Any) -> YuvPicture | None:
@@ -87,7 +88,11 @@ class YuvPicture:
     def whole(self) -> UInt8:
         """Return all of it, BGR (H, W, 3); made once."""
         if self._whole is None:
-            self._whole = np.asarray(self._frame.to_ndarray(format="bgr24"), np.uint8)
+            try:
+                self._whole = np.asarray(self._frame.to_ndarray(format="bgr24"), np.uint8)
+            except (av.error.FFmpegError, OSError, ValueError):  # damaged tags of its colours
+                self._whole = np.empty(self.shape, np.uint8)
+                self.resized(self._whole)
         return self._whole
 
     def resized(self, out: UInt8) -> None:

@@ -48,3 +48,15 @@ def test_turned_and_unknown_pictures_are_whole() -> None:
     assert isinstance(turned, np.ndarray)
     assert turned.shape == (320, 180, 3)
     assert isinstance(upright(frame.reformat(format="rgb24"), 0), np.ndarray)
+
+
+def test_a_damaged_tag_of_the_colours_costs_no_picture() -> None:
+    frame = _decoded("yuv420p", 5)
+    right = frame.to_ndarray(format="bgr24").astype(int)
+    frame.colorspace = 3  # reserved: FFmpeg refuses to convert it
+    picture = upright(frame, 0)
+    assert isinstance(picture, YuvPicture)
+    assert np.abs(picture.whole() - right).mean() < 2
+    turned = upright(frame, 1)
+    assert isinstance(turned, np.ndarray)
+    np.testing.assert_array_equal(turned, np.rot90(picture.whole()))
