@@ -22,7 +22,7 @@ from manypose.app.handover import Closed, Line
 from manypose.app.inputs import Input
 from manypose.app.journal import Journal
 from manypose.app.meta import run_header
-from manypose.app.pipeline import Engine, follower_config
+from manypose.app.pipeline import Engine, follower_config, lifting
 from manypose.app.shards import FRAMES, Shard, cut
 from manypose.app.sources import open_source
 from manypose.errors import DeviceError, ManyposeError, UsageError
@@ -55,7 +55,12 @@ class Batch:
         self._thread: threading.Thread | None = None
         self._line: Line[Input] = Line(1)
         late = _Late(load, config, still, crew.info)
-        self.engine = Engine(late, follower_config(config, still=still), crew.info)  # type: ignore[arg-type]
+        self.engine = Engine(
+            late,  # type: ignore[arg-type]
+            follower_config(config, still=still),
+            crew.info,
+            lift=lifting(config),
+        )
 
     def ready(self, inputs: Sequence[Input]) -> Iterator[Input]:
         """Yield each input once, as soon as `process` with resume needs no network for it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config
-from manypose.pose.estimator import Detector, Estimator, Follower, FollowerConfig
+from manypose.pose.estimator import Detector, Estimator, Follower, FollowerConfig, Lift
 from manypose.pose.grouping import GroupingConfig
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class Engine:
     frames are best in work at once where nobody waits for the first of them: in one call of the
     detector, or, if it is parallel, in calls by so many threads (`app.flow` does either). adaptive
     is the network if its input size follows the rate (`models.adaptive`). finder is a process that
-    may find people instead of the detector here (`app.finder`).
+    may find people instead of the detector here (`app.finder`). lift is Stage II, for followers who
+    put readings right.
     """
 
     detector: Detector
@@ -35,6 +36,7 @@ class Engine:
     parallel: bool = False
     adaptive: Any | None = None
     finder: Finder | None = None
+    lift: Lift | None = None
 
     @property
     def find(self) -> Detector | Finder:
@@ -43,7 +45,7 @@ class Engine:
 
     def follower(self) -> Follower:
         """Return a Follower without memory, for one more video."""
-        return Follower(self.follower_config)
+        return Follower(self.follower_config, self.lift)
 
     def estimator(self) -> Estimator:
         """Return an Estimator for one more video or camera."""
@@ -67,6 +69,19 @@ def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:
     )
 
 
+def lifting(config: Config) -> Lift:
+    """Return Stage II as the settings ask for it.
+
+    Raises:
+        WeightsError: its weight file is missing or damaged.
+    """
+    from manypose.models.lifter_runtime import load_lifter
+    from manypose.pose.lifting import LiftingConfig, lift
+
+    how = LiftingConfig(encodings=config.fit.encodings)
+    return functools.partial(lift, lifter=load_lifter(), config=how)
+
+
 def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
     """Load the networks of the settings, for `batch` frames in work at once.
 
@@ -77,8 +92,6 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     import cv2
 
     from manypose.models.backends import load_front_end
-    from manypose.models.lifter_runtime import load_lifter
-    from manypose.pose.lifting import LiftingConfig, lift
 
     # OpenCV's own threads fight those of the network and of the decoder.
     cv2.setNumThreads(1)
@@ -96,11 +109,11 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.target_fps,
     )
     info = dataclasses.asdict(front_end.info)
-    how = LiftingConfig(encodings=config.fit.encodings)
-    detector = Detector(front_end, functools.partial(lift, lifter=load_lifter(), config=how))
+    lift = lifting(config)
+    detector = Detector(front_end, lift)
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
-    return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive)
+    return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift)
 
 
 def load_detector(config: Config, batch: int) -> Detector:

@@ -252,11 +252,11 @@ def single(motion: Motion, frames: list[list[Person3D]]) -> Found:
 
 def followed(
     motion: Motion, frames: list[list[Person3D]], camera: Camera, config: FollowerConfig,
-    seed: int = 0,
+    seed: int = 0, lifter: Lifter | None = None,
 ) -> Found:  # fmt: skip
     """Return people tracked, fitted and filtered, beside the true ones."""
     dress = clothes(motion.joints_m.shape[1], seed)
-    follower = Follower(config)
+    follower = Follower(config, functools.partial(lift, lifter=lifter) if lifter else None)
     out = np.full(motion.joints_m.shape, np.nan)
     sightings, spent = [], 0.0
     for n, people in enumerate(frames):
@@ -331,7 +331,7 @@ def evaluate(
         after = {}
         for stage, changes in later.items():
             settings = dataclasses.replace(known, **changes)
-            after[stage] = grown(followed(motion, lifted, camera, settings, seed), factors)
+            after[stage] = grown(followed(motion, lifted, camera, settings, seed, lifter), factors)
             rows[stage] = score(after[stage])
         for how in ("butterworth", "kalman"):
             rows[f"III + {how}"] = score(smoothed(after["+ III"], motion.times_s, how))

@@ -133,13 +133,16 @@ class Detector:
 class Follower:
     """Knows people over time: identity, body, smooth motion. One for each camera or video."""
 
-    def __init__(self, config: FollowerConfig | None = None) -> None:
+    def __init__(self, config: FollowerConfig | None = None, lift: Lift | None = None) -> None:
+        """Start with nobody; with `lift`, readings that mix people who overlap are put right."""
         self.config = config or FollowerConfig()
+        self._lift = lift
         c = self.config
         limits = TrackingConfig(
             max_gap_s=c.max_gap_s,
             min_age=1 if c.still else c.min_age,
             min_score=c.min_score,
+            mend=lift is not None and not c.still,
             people_max=c.people_max,
         )
         if c.still:  # nothing comes later that could make sure
@@ -168,7 +171,7 @@ class Follower:
         matches = self._tracker.update(frame, people)
         self._exchange(matches)
         tracked = time.perf_counter()
-        pairs = [(t, people[j]) for t, j in matches.pairs]
+        pairs = self._put_right(matches, people, frame)
         rows = np.array([t.slot for t, _ in pairs], np.intp)
         root, rotations = self._fit(frame, rows, [p for _, p in pairs])
         fitted = time.perf_counter()
@@ -203,6 +206,37 @@ class Follower:
         """Return the bone lengths (J,) along `joints.PARENT` of the people followed now, by id."""
         lengths = self._fitter.bodies.lengths_m
         return {t.track_id: lengths[t.slot].copy() for t in self._tracker.tracks if t.track_id >= 0}
+
+    def _put_right(
+        self, matches: Matches, people: list[Person3D], frame: Frame
+    ) -> list[tuple[Track, Person3D]]:
+        """Return tracks with their people, lifted anew who has joints of another reading."""
+        pairs = [(t, people[j]) for t, j in matches.pairs]
+        if self._lift is None or not pairs:
+            return pairs
+        own = np.array([j for _, j in matches.pairs])[:, None]
+        there = np.stack([p.seen.confidence > 0 for _, p in pairs])
+        changed = np.flatnonzero(((matches.places != own) & (there | (matches.places >= 0))).any(1))
+        if not len(changed):
+            return pairs
+        px = np.stack([p.seen.joints_px for p in people])
+        confidence = np.stack([p.seen.confidence for p in people])
+        joints = np.arange(_K)
+        mended = []
+        for i in changed:
+            place = matches.places[i]
+            taken = place >= 0
+            mended.append(
+                Person2D(
+                    np.where(taken[:, None], px[place, joints], np.nan),
+                    np.where(taken, confidence[place, joints], 0),
+                    pairs[i][1].seen.score,
+                )
+            )
+        for i, person in zip(changed, self._lift(mended, frame.camera), strict=True):
+            if _sane(person):
+                pairs[i] = (pairs[i][0], person)
+        return pairs
 
     def _exchange(self, matches: Matches) -> None:
         """Make the rows of tracks that begin or end empty; keep bodies for people who return."""

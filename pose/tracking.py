@@ -37,6 +37,7 @@ from manypose.pose.tracking_memory import (
     reassign,
     recognise,
 )
+from manypose.pose.tracking_mix import MixConfig, owners
 from manypose.pose.tracking_surplus import parts, thin
 
 Float = NDArray[np.floating[Any]]
@@ -48,7 +49,8 @@ class Matches:
     """Result of one frame: pairs (track, index of detection), and what became of tracks.
 
     moved: (track, the one that had its identity until now); rows' bodies must follow. reset: time
-    ran back or the video was cut.
+    ran back or the video was cut. places (pairs, K): the detection from which each joint is to be
+    taken, -1 = none; not only that of the pair where people overlap.
     """
 
     pairs: list[tuple[Track, int]]
@@ -58,6 +60,7 @@ class Matches:
     returned: list[Track]
     moved: list[tuple[Track, Track]]
     reset: bool
+    places: NDArray[np.intp]
 
 
 class Tracker:
@@ -120,6 +123,7 @@ class Tracker:
                 ended.append(track)
         born = self._begin(now, seen, {j for _, j in matched}, sound)
         matched += born
+        places = self._untangle(matched, now, seen)
         self._observe(matched, now, seen, sound)
         changes = self._remember(matched, missed, colours, now)
         self._retire(ended, keep=not cut)
@@ -136,7 +140,34 @@ class Tracker:
             returned,
             changes.moved,
             reset or cut,
+            places,
         )
+
+    def _untangle(
+        self, matched: list[tuple[Track, int]], now: float, seen: Seen
+    ) -> NDArray[np.intp]:
+        """Give joints of people who overlap to whom they belong; return from where (pairs, K)."""
+        index = np.array([j for _, j in matched], np.intp)
+        points = seen.points[index]
+        there = np.isfinite(points[..., 0])
+        places = np.where(there, index[:, None], -1)
+        if not self._config.mend:
+            return places
+        known = [t.hits >= 5 and now - t.seen_s < 0.15 for t, _ in matched]
+        sure = np.flatnonzero(known)
+        if len(sure) < 2:
+            return places
+        some = [matched[i] for i in sure]
+        ahead = np.array([now - t.seen_s for t, _ in some])[:, None]
+        last = np.stack([t.points_px for t, _ in some])
+        last = last + (np.stack([t.velocity_px for t, _ in some]) * ahead)[:, None]
+        size = np.array([t.size_px for t, _ in some])
+        own = owners(last, points[sure], size, MixConfig())
+        places[sure] = np.where(own >= 0, index[sure][own], -1)
+        joints = np.arange(points.shape[1])
+        mixed = np.where((own >= 0)[..., None], points[sure][own, joints], np.nan)
+        seen.points[index[sure]] = mixed
+        return places
 
     def _remember(
         self, matched: list[tuple[Track, int]], missed: list[Track],

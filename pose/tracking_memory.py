@@ -40,6 +40,7 @@ class TrackingConfig:
     weak_s: float = 0.5  # for so long
     weak_near: float = 0.4  # and if so much like what is expected
     repeat: float = 0.6  # likeness from which a reading repeats another one
+    mend: bool = False  # joints of people who overlap are given to whom they belong
     people_max: int = 20
 
 

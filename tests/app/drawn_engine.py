@@ -14,7 +14,7 @@ import numpy as np
 
 from manypose.app import pipeline
 from manypose.app.config import Config
-from manypose.app.pipeline import Engine, follower_config
+from manypose.app.pipeline import Engine, follower_config, lifting
 from manypose.calib.camera import Camera
 from manypose.pose.estimator import Detector
 from manypose.pose.joints import INDEX, INDEX_2D, JOINTS, JOINTS_2D, ROOT
@@ -79,7 +79,13 @@ def lift(people: Sequence[Person2D], camera: Camera) -> list[Person3D]:
 def drawn_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
     """Return the engine; takes the place of manypose.app.pipeline.load_engine."""
     info = {"model": "drawn", "sha256": "0" * 64, "runtime": "numpy", "device": "cpu"}
-    return Engine(Detector(find, lift), follower_config(config, still=still), info, batch)
+    return Engine(
+        Detector(find, lift),
+        follower_config(config, still=still),
+        info,
+        batch,
+        lift=lifting(config),
+    )
 
 
 if __name__ == "__main__":

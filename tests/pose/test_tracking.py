@@ -7,7 +7,9 @@ from scipy.optimize import linear_sum_assignment
 
 from manypose.pose.likeness import oks
 from manypose.pose.records import Detections, Frame, Person2D
-from manypose.pose.tracking import Tracker, TrackingConfig
+from manypose.pose.tracking import Tracker
+from manypose.pose.tracking_memory import TrackingConfig
+from manypose.pose.tracking_mix import MixConfig, owners
 from tests.pose import simulated as sim
 
 RATE = 30.0
@@ -135,6 +137,22 @@ def test_a_part_of_somebody_in_front_does_not_lead_a_track_astray():
         if 30 <= d.frame.index < 42:
             assert [j for _, j in matches.pairs] == [0]
     assert sorted((t.track_id, j) for t, j in matches.pairs) == [(0, 0), (1, 1)]
+
+
+def test_joints_read_for_the_wrong_one_of_two_who_overlap_go_back():
+    rng = np.random.default_rng(0)
+    last = rng.uniform(0, 100, (2, 20, 2))
+    last[1] += 6
+    points = last + rng.normal(0, 0.5, last.shape)
+    mixed = points.copy()
+    mixed[:, [7, 13]] = points[::-1, [7, 13]]  # exchanged
+    mixed[0, 9], mixed[1, 9] = points[1, 9], np.nan  # read for the other one alone
+    own = owners(last, mixed, np.full(2, 80.0), MixConfig())
+    assert own[0, [7, 13]].tolist() == [1, 1]
+    assert own[1, [7, 13, 9]].tolist() == [0, 0, 0]
+    assert own[0, 9] == -1
+    rest = np.delete(np.arange(20), [7, 9, 13])
+    assert (own[:, rest] == [[0], [1]]).all()
 
 
 def test_a_cut_forgets_everybody_and_ids_are_not_used_again():
