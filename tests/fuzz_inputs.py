@@ -121,9 +121,11 @@ def read_own(path: Path) -> None:
 
 
 def read_list(path: Path) -> None:
-    """Read a list of inputs."""
+    """Read a list of inputs; those that name a root or this folder would be walked for minutes."""
     from manypose.app.inputs import plan
 
+    if any(line and not line.strip(b" ./") for line in path.read_bytes().splitlines()):
+        return
     plan([str(path)], path.parent / "out")
 
 
