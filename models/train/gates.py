@@ -23,6 +23,8 @@ from manypose.models.channel_graph import ChannelGraph, trace
 # What is trained on: a function that gives the batches of one pass, and the loss of a batch.
 Batches = Callable[[], Iterable[Any]]
 Loss = Callable[[nn.Module, Any], Tensor]
+# Told after each tick: ticks done, ticks in all, the share of channels left, the mean loss.
+Tell = Callable[[int, int, float, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +108,25 @@ class Gated:
         total = sum(len(m) for m in self._left.values())
         return sum(int(m.sum()) for m in self._left.values()) / max(1, total)
 
-    def run(self, batches: Batches, loss: Loss) -> None:
+    @property
+    def left_by_layer(self) -> dict[str, np.ndarray]:
+        """Which channels are open, by the name of the normalisation layer."""
+        return {name: left.copy() for name, left in self._left.items()}
+
+    def run(self, batches: Batches, loss: Loss, tell: Tell | None = None) -> None:
         """Tick and tock through the whole schedule; the network keeps its size until `cut`."""
         for at in range(self.config.ticks):
-            self.tick(batches, loss)
+            mean_loss = self.tick(batches, loss)
+            if tell is not None:
+                tell(at + 1, self.config.ticks, self.left, mean_loss)
             if (at + 1) % self.config.tock_every == 0:
                 self.tock(batches, loss)
 
-    def tick(self, batches: Batches, loss: Loss) -> None:
-        """Train gates and last layers for one pass, then close the least important channels."""
+    def tick(self, batches: Batches, loss: Loss) -> float:
+        """Train gates and last layers for one pass, then close the least important channels.
+
+        Returns the mean loss of the pass.
+        """
         importance = np.zeros(len(self._open))
         phis = [g.phi for g in self._gates.values()]
         trained = [*phis, *self._last()]
@@ -123,9 +135,12 @@ class Gated:
             p.requires_grad_(True)
         optimiser = torch.optim.SGD(trained, self.config.tick_rate, self.config.momentum)
         self.net.eval()  # statistics stay as they are: a tick measures, it does not learn features
+        spent = []
         for batch in batches():
             optimiser.zero_grad()
-            loss(self.net, batch).backward()  # type: ignore[no-untyped-call]
+            value = loss(self.net, batch)
+            value.backward()  # type: ignore[no-untyped-call]
+            spent.append(value.item())
             for name, gate in self._gates.items():
                 assert gate.phi.grad is not None
                 score = (gate.phi * gate.phi.grad).detach().abs().cpu().numpy()
@@ -133,6 +148,7 @@ class Gated:
             optimiser.step()
         self._close(importance)
         self.history.append(self.left)
+        return float(np.mean(spent))
 
     def tock(self, batches: Batches, loss: Loss) -> None:
         """Fine-tune everything with the L1 penalty on the gates, one-cycle learning rate."""

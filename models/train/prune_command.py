@@ -22,6 +22,9 @@ from manypose.errors import UsageError, WeightsError
 if TYPE_CHECKING:
     import torch
 
+    from manypose.models.train.gate_command import Lessons
+    from manypose.models.train.gates import GateConfig
+
 PARITY_MAX = 1e-4  # of the largest value, between silenced and cut
 _ROUNDS = 15
 
@@ -32,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, help="file to write (.onnx)")
     parser.add_argument("--simulate", action="store_true", help="measure only, write nothing")
     parser.add_argument(
-        "--threshold", type=float, default=1e-3, metavar="G",
-        help="channels with |scale| at or below this are dead (default 0.001)",
+        "--threshold", type=float, nargs="+", default=[1e-3], metavar="G",
+        help="channels with |scale| at or below this are dead (default 0.001); several with"
+        " --simulate",
     )  # fmt: skip
     parser.add_argument(
         "--beta", default="keep", metavar="HOW",
@@ -41,6 +45,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " default), fold the constant, drop it as the authors do",
     )  # fmt: skip
     parser.add_argument("--size", default="512x320", metavar="WxH", help="input size of the file")
+    gates = parser.add_argument_group(
+        "gates (Gate Decorator: for networks with sums, or where no channel is dead)"
+    )
+    gates.add_argument(
+        "--gates", nargs="+", metavar="ADDRESS",
+        help="train gates on these photos, as for manypose train stage1 --data, and cut by them",
+    )  # fmt: skip
+    for name, value, text in (
+        ("ticks", 40, "passes that train gates and cut"),
+        ("tock-every", 10, "ticks between two trainings of the whole network"),
+        ("tock-passes", 10, "passes of one of these"),
+        ("steps", 50, "batches of a pass"),
+        ("batch", 8, "pictures of a batch"),
+        ("seed", 0, "of everything drawn at random"),
+    ):
+        gates.add_argument(
+            f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default {value})"
+        )
+    gates.add_argument(
+        "--share", type=float, default=0.005, metavar="P",
+        help="part of the channels still there that a tick cuts (default 0.005)",
+    )  # fmt: skip
+    gates.add_argument("--train-size", default="256x160", metavar="WxH", help="of these pictures")
     parser.add_argument("--name", help="name written into the file (default: its file name)")
     parser.add_argument(
         "--val", nargs="+", metavar="ADDRESS", help="labelled photos, as for manypose train score"
@@ -56,8 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.beta not in BETA:
         raise UsageError(f"--beta {args.beta}: give one of {', '.join(BETA)}")
-    if not 0 <= args.threshold < 10:
-        raise UsageError(f"--threshold {args.threshold}: give a number such as 0.001")
+    if not all(0 <= threshold < 10 for threshold in args.threshold):
+        raise UsageError("--threshold: give a number such as 0.001")
+    if len(args.threshold) > 1 and (args.gates or not args.simulate):
+        raise UsageError("several values of --threshold are for --simulate alone")
     if args.rounds < 1:
         raise UsageError("--rounds: give 1 or more")
     if not args.simulate and args.out is None:
@@ -65,11 +94,22 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None and args.out.suffix != ".onnx":
         raise UsageError(f"{args.out}: the file is an ONNX file, call it .onnx")
     width, height = size_named(args.size)
-    report = prune_file(
-        args.checkpoint, None if args.simulate else args.out, width, height, args.threshold,
-        args.beta, args.val or [], args.rounds, args.name,
-    )  # fmt: skip
-    sys.stdout.write(json.dumps(report, indent=1) + "\n" if args.json else _text(report))
+    lessons = None
+    if args.gates:
+        from manypose.models.train import gate_command
+
+        lessons = gate_command.options(args)
+    reports: list[dict[str, Any]] = []
+    for threshold in args.threshold:
+        reports.append(prune_file(
+            args.checkpoint, None if args.simulate else args.out, width, height, threshold,
+            args.beta, args.val or [], args.rounds, args.name, lessons,
+            reports[0].get("scores", {}).get("before") if reports else None,
+        ))  # fmt: skip
+    if args.json:
+        sys.stdout.write(json.dumps(reports if len(reports) > 1 else reports[0], indent=1) + "\n")
+    else:
+        sys.stdout.write("\n".join(map(_text, reports)))
     return 0
 
 
@@ -83,8 +123,13 @@ def prune_file(
     val: list[str],
     rounds: int = _ROUNDS,
     name: str | None = None,
+    lessons: tuple[GateConfig, Lessons] | None = None,
+    before: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Prune a checkpoint, write it unless `out` is None, and return the report.
+
+    lessons: gates are trained and say what is cut, instead of the threshold. before: the scores of
+    the unpruned network, where they are known already.
 
     Raises:
         WeightsError: the checkpoint cannot be read, or the cut network answers differently.
@@ -97,7 +142,12 @@ def prune_file(
 
     net, about = _network(checkpoint)
     whole = pruning.fuse(net)
-    planned = pruning.plan(net, threshold, beta)
+    if lessons is None:
+        planned, left = pruning.plan(net, threshold, beta), []
+    else:
+        from manypose.models.train import gate_command
+
+        planned, left = gate_command.gated(net, *lessons)
     quiet, small = pruning.silence(planned), pruning.cut(planned)
     x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     kept = _difference(quiet, small, x)
@@ -113,6 +163,7 @@ def prune_file(
         "width": about.get("width", about.get("scale", 1.0)),
         "threshold": threshold,
         "beta": beta,
+        "left_by_tick": left,
         "channels": {"all": total, "dead": dead, "cut": gone},
         "input": f"{width}x{height}",
         "before": asdict(count(whole, x)),
@@ -125,14 +176,17 @@ def prune_file(
         from manypose.models.train import readers, scores
 
         photos = [p for a in val for p in readers.open_source(a)]
-        for key, one in (("before", net), ("silenced", quiet), ("after", small)):
-            predict = scores.of_network(one, width, height)  # type: ignore[arg-type]
-            report.setdefault("scores", {})[key] = scores.evaluate(photos, predict)
+        rows = report["scores"] = {"before": before} if before else {}
+        for key, one in (("before", net), ("after", small)):
+            if key not in rows:
+                predict = scores.of_network(one, width, height)  # type: ignore[arg-type]
+                rows[key] = scores.evaluate(photos, predict)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         export_onnx(whole, before, height, width)
         title = name or (out.stem if out else "pruned")
-        source = f"manypose prune, threshold {threshold:g}, beta {beta}"
+        how = f"threshold {threshold:g}, beta {beta}" if lessons is None else f"{len(left)} ticks"
+        source = f"manypose prune, {how}"
         report["parity_to_onnx"] = export_onnx(
             small, out or after, height, width, title, str(about.get("licence", "MIT")), source
         )
@@ -184,11 +238,13 @@ def _speed(files: dict[str, Path], width: int, height: int, rounds: int) -> dict
 def _text(report: dict[str, Any]) -> str:
     """Return the report for people to read."""
     c, a, b, ms = (report[k] for k in ("channels", "before", "after", "cpu_ms"))
+    how = f"|scale| <= {report['threshold']:g}, beta: {report['beta']}"
+    if report["left_by_tick"]:
+        how = f"gates, {len(report['left_by_tick'])} ticks"
     lines = [
         f"{report['backbone']} at width {report['width']:g}, {report['checkpoint']}",
         f"channels    {c['all']}, dead {c['dead']} ({c['dead'] / max(1, c['all']):.1%}), cut"
-        f" {c['cut']} ({c['cut'] / max(1, c['all']):.1%}), |scale| <= {report['threshold']:g},"
-        f" beta: {report['beta']}",
+        f" {c['cut']} ({c['cut'] / max(1, c['all']):.1%}), {how}",
         f"parameters  {a['parameters'] / 1e6:.2f} M -> {b['parameters'] / 1e6:.2f} M",
         f"operations  {a['macs'] / 1e9:.2f} -> {b['macs'] / 1e9:.2f} GMAC at {report['input']}",
         f"CPU         {ms['before']:.1f} -> {ms['after']:.1f} ms by ONNX Runtime, one thread,"

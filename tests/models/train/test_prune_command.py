@@ -53,16 +53,39 @@ def test_a_checkpoint_becomes_a_smaller_file_that_answers_the_same(checkpoint, t
 
 def test_simulating_scores_and_writes_nothing(checkpoint, tmp_path, capsys):
     packs.write_pack(figures(2, 64, 64), tmp_path / "photos")
-    report = _report(
-        capsys, checkpoint, "--simulate", "--size", "64x64", "--threshold", "0.6",
+    none, report = _report(
+        capsys, checkpoint, "--simulate", "--size", "64x64", "--threshold", "0", "0.6",
         "--val", f"pack:{tmp_path / 'photos'}",
     )  # fmt: skip
-    assert set(report["scores"]) == {"before", "silenced", "after"}
+    assert set(report["scores"]) == {"before", "after"}
     assert all(0 <= s["AP"] <= 1 for s in report["scores"].values())
-    assert report["scores"]["silenced"] == pytest.approx(report["scores"]["after"], nan_ok=True)
+    assert none["scores"]["before"] is not None
+    assert none["scores"]["before"] == pytest.approx(report["scores"]["before"], nan_ok=True)
+    assert none["scores"]["before"] == pytest.approx(none["scores"]["after"], nan_ok=True)
     assert report["written"] is None
     assert report["difference_to_unpruned"] > 1e-3
     assert [p.name for p in checkpoint.parent.iterdir()] == ["ema.pt"]
+
+
+@pytest.mark.slow
+def test_gates_are_trained_on_photos_and_cut_a_residual_network(tmp_path, capsys):
+    torch.manual_seed(0)
+    net = StageOne("resnet50", 0.0625)
+    torch.save({"ema": net.state_dict(), "backbone": "resnet50", "width": 0.0625},
+               tmp_path / "ema.pt")  # fmt: skip
+    packs.write_pack(figures(4, 64, 64), tmp_path / "photos")
+    out = tmp_path / "small.onnx"
+    report = _report(
+        capsys, tmp_path / "ema.pt", "-o", out, "--size", "64x64", "--train-size", "64x64",
+        "--gates", f"pack:{tmp_path / 'photos'}", "--ticks", "2", "--share", "0.2", "--tock-every",
+        "1", "--tock-passes", "1", "--steps", "2", "--batch", "2",
+    )  # fmt: skip
+    left = report["left_by_tick"]
+    assert 1 > left[0] > left[1] > 0.4
+    assert report["after"]["macs"] < 0.9 * report["before"]["macs"]
+    assert report["parity_to_silenced"] < 1e-4
+    assert input_size(out) == (64, 64)
+    assert "2 ticks" in onnx_file.describe(out).metadata["manypose.source"]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +96,9 @@ def test_simulating_scores_and_writes_nothing(checkpoint, tmp_path, capsys):
         (["--simulate", "--beta", "ignore"], 2, "fold"),
         (["--simulate", "--threshold", "-1"], 2, "0.001"),
         (["--simulate", "--size", "100x64"], 2, "512x320"),
+        (["--simulate", "--gates", "pack:none", "--ticks", "0"], 2, "--ticks"),
+        (["--simulate", "--gates", "pack:none", "--share", "1"], 2, "--share"),
+        (["--simulate", "--gates", "pack:none"], 4, "none"),
     ],
 )
 def test_wrong_use_is_told_in_a_line(checkpoint, capsys, words, code, said):
