@@ -52,6 +52,13 @@ class Tally:
     last_t: float = 0.0
     captured_s: float | None = None  # when the first frame of a live source was taken
     stage_ms: dict[str, float] = field(default_factory=dict)
+    input_size: tuple[int, int] | None = None  # that the network takes now, if it follows the rate
+    input_sizes: Counter[str] = field(default_factory=Counter)  # frames done at each
+
+    def sized(self, size: tuple[int, int]) -> None:
+        """Note at which input size the frame at hand was done."""
+        self.input_size = size
+        self.input_sizes[f"{size[0]}x{size[1]}"] += 1
 
     def add(self, result: FrameResult, *, recalled: bool) -> None:
         """Count one result."""
@@ -78,7 +85,8 @@ class Summary:
     """How one input went.
 
     status: ok; partial (damaged source); interrupted; failed; done (complete before). exit_code is
-    that of the error or signal, 0 otherwise. For every status but done, frames_read =
+    that of the error or signal, 0 otherwise. input_sizes: with model.target_fps, how many frames
+    were done at each input size. For every status but done, frames_read =
     frames_reported + undecodable + the sum of dropped.
     """
 
@@ -97,6 +105,7 @@ class Summary:
     filled_pct: float | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     undecodable: int = 0
+    input_sizes: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     outputs: Sequence[str] = ()
     error: str = ""
@@ -189,6 +198,8 @@ class _Process:
             for found, recalled in flow:
                 result = self._follower(found if recalled else keep(found))
                 self._tally.add(result, recalled=recalled)
+                if self._engine.adaptive is not None:
+                    self._tally.sized(self._engine.adaptive.input_size)
                 try:
                     self._results.put(result)
                 except Closed:
@@ -301,6 +312,7 @@ class _Process:
             filled_pct=round(100 * tally.filled / tally.joints, 1) if tally.joints else None,
             dropped=dict(dropped),
             undecodable=counts.undecodable,
+            input_sizes=dict(tally.input_sizes),
             warnings=tuple(self._source.warnings),
             outputs=tuple(n for n in RESULTS if (self._job.folder / n).exists()),
             error=str(error) if status == "failed" else "",

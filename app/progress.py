@@ -131,6 +131,7 @@ class Lines:
         self._meter = Meter()
         self._done = 0
         self._source: Source | None = None
+        self._input_size: tuple[int, int] | None = None
         self._began_s = time.monotonic()
         self._lock = threading.Lock()  # between the thread and the changes of input
         self._ending = threading.Event()
@@ -152,6 +153,7 @@ class Lines:
     def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
         """Count a frame."""
         self._source, self._done = source, tally.processed
+        self._input_size = tally.input_size
         self._rate.mark(tally.processed)
         if source.live and tally.captured_s is not None:
             counts = source.counts
@@ -172,7 +174,8 @@ class Lines:
         if source.live:
             state = getattr(source, "trouble", "") or "ok"
             health = source_health(self._name, self._meter.numbers(), state)
-            sys.stderr.write(health_line(time.monotonic() - self._began_s, [health]))
+            uptime_s = time.monotonic() - self._began_s
+            sys.stderr.write(health_line(uptime_s, [health], self._input_size))
             sys.stderr.flush()
         elif self._style == "json":
             left_s = self._rate.left_s(self._done, frames)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,30 @@ def test_a_limit_of_seconds_stops_in_time(tmp_path: Path) -> None:
     summary = process(job(tmp_path / "short", seconds_max=0.3), Made(100), drawn_engine(Config()))
     assert summary.frames_reported == 9
     assert adds_up(summary)
+
+
+def test_the_input_sizes_that_follow_a_rate_are_counted(tmp_path: Path) -> None:
+    class Falling:
+        """A network that takes a smaller input from its fourth call on."""
+
+        calls = 0
+
+        def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
+            self.calls += len(frames)
+            return find(frames)
+
+        @property
+        def input_size(self) -> tuple[int, int]:
+            return (384, 240) if self.calls < 4 else (256, 176)
+
+    network = Falling()
+    engine = dataclasses.replace(drawn_engine(Config()), adaptive=network)
+    engine = dataclasses.replace(engine, detector=Detector(network, lift))
+    seen = []
+    one = job(tmp_path / "run", on_result=lambda _, tally, __: seen.append(tally.input_size))
+    summary = process(one, Made(12), engine)
+    assert set(summary.input_sizes) == {"384x240", "256x176"}
+    assert sum(summary.input_sizes.values()) == 12
+    assert seen[-1] == (256, 176)
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text("utf-8"))
+    assert meta["summary"]["input_sizes"] == dict(summary.input_sizes)
