@@ -124,11 +124,11 @@ def prune_file(
     rounds: int = _ROUNDS,
     name: str | None = None,
     lessons: tuple[GateConfig, Lessons] | None = None,
-    before: dict[str, float] | None = None,
+    known: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Prune a checkpoint, write it unless `out` is None, and return the report.
 
-    lessons: gates are trained and say what is cut, instead of the threshold. before: the scores of
+    lessons: gates are trained and say what is cut, instead of the threshold. known: the scores of
     the unpruned network, where they are known already.
 
     Raises:
@@ -142,8 +142,9 @@ def prune_file(
 
     net, about = _network(checkpoint)
     whole = pruning.fuse(net)
+    left: list[float] = []
     if lessons is None:
-        planned, left = pruning.plan(net, threshold, beta), []
+        planned = pruning.plan(net, threshold, beta)
     else:
         from manypose.models.train import gate_command
 
@@ -176,7 +177,7 @@ def prune_file(
         from manypose.models.train import readers, scores
 
         photos = [p for a in val for p in readers.open_source(a)]
-        rows = report["scores"] = {"before": before} if before else {}
+        rows = report["scores"] = {"before": known} if known else {}
         for key, one in (("before", net), ("after", small)):
             if key not in rows:
                 predict = scores.of_network(one, width, height)  # type: ignore[arg-type]
