@@ -280,6 +280,14 @@ def test_a_video_that_has_ended_plays_again_on_space(tmp_path: Path) -> None:
         feed.close()
 
 
+def test_sources_of_the_same_name_are_numbered() -> None:
+    lanes = troupe.lanes(names=("door", "yard", "door"))
+    try:
+        assert [lane.name for lane in lanes.lanes] == ["door 1", "yard", "door 2"]
+    finally:
+        lanes.close()
+
+
 def test_the_service_writes_lines_and_ends_with_the_source(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
