@@ -162,7 +162,7 @@ class Tracker:
         last = np.stack([t.points_px for t, _ in some])
         last = last + (np.stack([t.velocity_px for t, _ in some]) * ahead)[:, None]
         size = np.array([t.size_px for t, _ in some])
-        own = owners(last, points[sure], size, MixConfig())
+        own = owners(last, points[sure], size, MixConfig(), float(ahead.max()))
         places[sure] = np.where(own >= 0, index[sure][own], -1)
         joints = np.arange(points.shape[1])
         mixed = np.where((own >= 0)[..., None], points[sure][own, joints], np.nan)

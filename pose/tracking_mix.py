@@ -19,9 +19,9 @@ Float = NDArray[np.floating[Any]]
 class MixConfig:
     """When a joint changes hands; lengths in sizes of the person.
 
-    two: by how much an exchange must shorten the jump of both joints (root of squares). one: a
-    joint read for one person alone goes over if it lies so near to where the other's is expected,
-    and `times` as far from its own place.
+    two: by how much an exchange must shorten the jump of both joints (root of squares), for steps
+    of 1/30 s. one: a joint read for one person alone goes over if it lies so near to where the
+    other's is expected, and `times` as far from its own place.
     """
 
     two: float = 0.05
@@ -29,12 +29,16 @@ class MixConfig:
     times: float = 2.0
 
 
-def owners(last: Float, points: Float, size: Float, config: MixConfig) -> NDArray[np.intp]:
+def owners(
+    last: Float, points: Float, size: Float, config: MixConfig, step_s: float = 1 / 30
+) -> NDArray[np.intp]:
     """Return (n, K): from which reading each of n people takes each joint, -1 = from none.
 
     last (n, K, 2): where the joints are expected, NaN = not known; points (n, K, 2): as read, px,
-    NaN = not seen; size (n,) px.
+    NaN = not seen; size (n,) px; step_s: since the last frame.
     """
+    # what the prediction misses, the acceleration, grows with the square of the time
+    two = config.two * max(1.0, 30 * step_s) ** 2
     n = len(points)
     seen = np.isfinite(points[..., 0])
     out = np.where(seen, np.arange(n)[:, None], -1)
@@ -47,7 +51,7 @@ def owners(last: Float, points: Float, size: Float, config: MixConfig) -> NDArra
         new_a, new_b = _square(b, last[i]), _square(a, last[j])
         unit = float(min(size[i], size[j]))
         with np.errstate(invalid="ignore"):
-            swap = new_a + new_b < own_a + own_b - (config.two * unit) ** 2
+            swap = new_a + new_b < own_a + own_b - (two * unit) ** 2
             near = (config.one * unit) ** 2
             far = config.times**2
             gives = ~seen[j] & (new_b < near) & (own_a > far * np.maximum(new_b, near / 4))

@@ -44,6 +44,7 @@ from manypose.pose.estimator import Follower, FollowerConfig
 from manypose.pose.joints import JOINTS, JOINTS_2D, ROOT
 from manypose.pose.lifting import lift
 from manypose.pose.records import Detections, Frame
+from manypose.pose.tracking_scores import tracking_scores
 
 HERE = Path(__file__).parent
 SAMPLE = (HERE.parent / "app" / "sample.mp4", HERE / "golden" / "sample_truth.npz")
@@ -189,7 +190,7 @@ def crowd(part: Path, engine: Engine) -> None:
     for name, found in (("perfect maps", perfect), ("the network", asked)):
         seen_by = followed(motion, list(found), FollowerConfig()).sightings or []
         ids = [set(s.found_ids.tolist()) for s in seen_by]
-        scores = stages.tracking_scores(seen_by)
+        scores = tracking_scores(seen_by)
         row(
             name, (float(np.mean([len(i) for i in ids])), "{:.1f}"),
             (len(set().union(*ids)), "{:d}"), (scores["IDF1"], "{:.2f}"),
