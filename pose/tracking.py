@@ -26,7 +26,7 @@ from manypose.pose.appearance import (
     thumbnail,
     unlike,
 )
-from manypose.pose.likeness import Seen, alike, stacked
+from manypose.pose.likeness import Seen, alike, oks, stacked
 from manypose.pose.records import Frame, Person3D
 from manypose.pose.tracking_memory import (
     Changes,
@@ -362,7 +362,9 @@ class Tracker:
         shift = np.stack([t.velocity_px for t in tracks]) * ahead
         size = np.maximum(np.array([t.size_px for t in tracks])[:, None], seen.sizes[None])
         slack = 1 + 3 * np.minimum(gap, 1.0)  # less sure the longer not seen
-        near = alike(last + shift[:, None], seen.points, size, slack)
+        near = oks(last + shift[:, None], seen.points, size, slack)
+        if (near.max(1) < 0.5).any():  # somebody jumped, or left and right were exchanged
+            near = alike(last + shift[:, None], seen.points, size, slack)
         pose = np.stack([t.pose_m for t in tracks])
         apart = np.linalg.norm(pose[:, None] - seen.poses[None], axis=-1).mean(-1)
         root = np.stack([t.root_m for t in tracks])
