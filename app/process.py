@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -50,6 +51,7 @@ class Tally:
     joints: int = 0
     filled: int = 0
     last_t: float = 0.0
+    expected: int | None = None  # frames, as far as the source says how many
     captured_s: float | None = None  # when the first frame of a live source was taken
     stage_ms: dict[str, float] = field(default_factory=dict)
     input_size: tuple[int, int] | None = None  # that the network takes now, if it follows the rate
@@ -188,6 +190,7 @@ class _Process:
         if first is None:
             return
         self._tally.captured_s = first.time_s if self._source.live else None
+        self._tally.expected = self._expected()
         self._begin(first)
         journal = self._journal
         known = journal.recall if journal is not None else None
@@ -207,6 +210,14 @@ class _Process:
                     return
                 if self._job.on_result is not None:
                     self._job.on_result(result, self._tally, self._source)
+
+    def _expected(self) -> int | None:
+        frames, fps, seconds = (
+            self._source.info.frames,
+            self._source.info.fps,
+            self._job.seconds_max,
+        )
+        return min(frames, math.ceil(seconds * fps)) if frames and fps and seconds else frames
 
     def _counted(self, frames: Iterator[Frame], first_s: float) -> Iterator[Frame]:
         """Yield the frames up to the time limit, their times counted from the first one.

@@ -104,7 +104,7 @@ class Bar:
     def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
         """Move the bar on."""
         self._rate.mark(tally.processed)
-        frames = source.info.frames
+        frames = tally.expected
         self._bar.update(
             self._task,
             completed=tally.processed,
@@ -132,6 +132,7 @@ class Lines:
         self._done = 0
         self._source: Source | None = None
         self._input_size: tuple[int, int] | None = None
+        self._expected: int | None = None
         self._began_s = time.monotonic()
         self._lock = threading.Lock()  # between the thread and the changes of input
         self._ending = threading.Event()
@@ -154,6 +155,7 @@ class Lines:
         """Count a frame."""
         self._source, self._done = source, tally.processed
         self._input_size = tally.input_size
+        self._expected = tally.expected
         self._rate.mark(tally.processed)
         if source.live and tally.captured_s is not None:
             counts = source.counts
@@ -170,7 +172,7 @@ class Lines:
                     self._tell(self._source)
 
     def _tell(self, source: Source) -> None:
-        frames = source.info.frames
+        frames = self._expected
         if source.live:
             state = getattr(source, "trouble", "") or "ok"
             health = source_health(self._name, self._meter.numbers(), state)
