@@ -195,6 +195,14 @@ def _drag(widget: Any, start: Any, end: Any) -> None:
         QApplication.sendEvent(widget, event)
 
 
+def _shown(pane: Any) -> Any:
+    """Return the pixels of a pane."""
+    picture = pane.grab().toImage()
+    bits = picture.constBits()
+    bits.setsize(picture.sizeInBytes())
+    return np.frombuffer(bits, np.uint8).copy()
+
+
 def _press_keys(window: Any, feed: LiveFeed, folder: Path, QTest: Any, Qt: Any) -> dict[str, Any]:
     def press(key: Any, wait_ms: int = 60) -> None:
         QTest.keyClick(window, key)
@@ -230,6 +238,17 @@ def _press_keys(window: Any, feed: LiveFeed, folder: Path, QTest: Any, Qt: Any) 
     before = feed.views()[0].serial
     QTest.qWait(200)
     seen["pause"] = feed.paused() and feed.views()[0].serial == before
+    held = feed.views()[0]
+    shown = _shown(window.panes[0])
+    kept = [held.image.copy(), *(p.joints_px.copy() for p in held.people)]
+    press(Qt.Key_M)
+    seen["mirrored is shown"] = not np.array_equal(_shown(window.panes[0]), shown)
+    now = feed.views()[0]
+    seen["mirrored is not data"] = all(
+        np.array_equal(a, b, equal_nan=True)
+        for a, b in zip(kept, [now.image, *(p.joints_px for p in now.people)], strict=True)
+    )
+    press(Qt.Key_M)
     press(Qt.Key_Space, 200)
     seen["goes on"] = feed.views()[0].serial > before
     press(Qt.Key_R, 900)
