@@ -24,7 +24,7 @@ class MixConfig:
     other's is expected, and `times` as far from its own place.
     """
 
-    two: float = 0.05
+    two: float = 0.15
     one: float = 0.06
     times: float = 2.0
 

@@ -142,7 +142,7 @@ def test_a_part_of_somebody_in_front_does_not_lead_a_track_astray():
 def test_joints_read_for_the_wrong_one_of_two_who_overlap_go_back():
     rng = np.random.default_rng(0)
     last = rng.uniform(0, 100, (2, 20, 2))
-    last[1] += 6
+    last[1] += 15
     points = last + rng.normal(0, 0.5, last.shape)
     mixed = points.copy()
     mixed[:, [7, 13]] = points[::-1, [7, 13]]  # exchanged
