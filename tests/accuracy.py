@@ -111,9 +111,11 @@ def clip(video: Path, truth: Path, options: list[str], work: Path) -> None:
         )  # fmt: skip
 
 
-def followed(motion: Motion, found: list[Detections], config: FollowerConfig) -> Found:
+def followed(
+    motion: Motion, found: list[Detections], config: FollowerConfig, engine: Engine
+) -> Found:
     """Return what a Follower makes of detections, beside the true people."""
-    follower = Follower(config)
+    follower = Follower(config, engine.lift)
     out, sightings = np.full(motion.joints_m.shape, np.nan), []
     for n, detections in enumerate(found):
         people = follower(detections).people
@@ -144,7 +146,7 @@ def by_stage(video: Path, truth: Path, engine: Engine) -> None:
     rows = {
         "reading the maps": stages.single(motion, read),
         "+ Stage II": stages.single(motion, [list(d.people) for d in found]),
-    } | {name: followed(motion, found, config) for name, config in settings.items()}
+    } | {name: followed(motion, found, config, engine) for name, config in settings.items()}
     rows["Stage III, `--smooth kalman`"] = stages.smoothed(
         rows["+ Stage III"], motion.times_s, "kalman"
     )
@@ -188,7 +190,7 @@ def crowd(part: Path, engine: Engine) -> None:
         "| from | people a frame | ids | IDF1 | HOTA |\n|---|---|---|---|---|\n"
     )
     for name, found in (("perfect maps", perfect), ("the network", asked)):
-        seen_by = followed(motion, list(found), FollowerConfig()).sightings or []
+        seen_by = followed(motion, list(found), FollowerConfig(), engine).sightings or []
         ids = [set(s.found_ids.tolist()) for s in seen_by]
         scores = tracking_scores(seen_by)
         row(
