@@ -181,13 +181,13 @@ def recognise(
         return None
     scored = sorted(zip(looks.tolist(), away), key=lambda pair: pair[0])
     best, old = scored[0]
-    alike_ = [o for d, o in scored if d < best + config.likeness_margin]
-    if len(alike_) > 1:  # only one who left close by can be told from the others
-        alike_.sort(key=lambda o: float(np.linalg.norm(track.root_m - o.root_m)))
-        near, other = (float(np.linalg.norm(track.root_m - o.root_m)) for o in alike_[:2])
+    similar = [o for d, o in scored if d < best + config.likeness_margin]
+    if len(similar) > 1:  # only one who left close by can be told from the others
+        walked = [float(np.linalg.norm(track.root_m - o.root_m)) for o in similar]
+        near, other = sorted(walked)[:2]
         if near > 1.5 or near > 0.5 * other:
             return None
-        old = alike_[0]
+        old = similar[walked.index(near)]
     colours = [t.colours for t in others if t is not old]
     present = colour_distances([track.colours], colours).min() if colours else 1.0
     return old if best <= min(config.likeness_max, present) else None

@@ -56,6 +56,11 @@ def add(photos: Iterator[Photo], path: Path) -> Iterator[Photo]:
     _LOG.info("3D for %d people by %s", count, path.name)
 
 
+def trust(sigma_m: Array) -> Array:
+    """Return the weights of joints that a network lifted, from their expected errors (..., J) m."""
+    return np.asarray(_TRUST * np.minimum(1, _SIGMA_FULL_M / np.maximum(sigma_m, 1e-3)))
+
+
 def _with_3d(item: Photo, who: Array, lifter: lifting.Lifter) -> Photo:
     height, width = np.asarray(decoded(item).picture).shape[:2]
     labelled = item.joints_px[who, :, 2] > 0
@@ -69,5 +74,5 @@ def _with_3d(item: Photo, who: Array, lifter: lifting.Lifter) -> Photo:
     good = np.isfinite(at).all((1, 2)) & (at[..., 2] > 0).all(1)
     joints_m, weight = item.joints_m.copy(), item.weight_3d.copy()
     joints_m[who[good]] = seen_straight(at[good])
-    weight[who[good]] = _TRUST * np.minimum(1, _SIGMA_FULL_M / np.maximum(sigma[good], 1e-3))
+    weight[who[good]] = trust(sigma[good])
     return replace(item, joints_m=joints_m, weight_3d=weight)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.errors import SourceError
+from manypose.models.train.lifted import trust
 from manypose.models.train.packs import Photo, with_middles
 from manypose.pose.joints import COCO_NAMES, JOINTS, JOINTS_2D, MIRROR_2D
 
@@ -25,8 +26,6 @@ Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
 _C, _K, _J = len(COCO_NAMES), len(JOINTS_2D), len(JOINTS)
 _FACE = slice(0, 5)
-_TRUST = 0.3  # of 3D that a network guessed, against 1 for rendered people
-_SIGMA_FULL_M = 0.06  # up to this expected error a joint has all of it
 _QUALITY_3D = 2
 _JOINT_SCORE = 0.5
 _JOINT_SCORE_BY_HAND = 100 / 255  # where the teacher agrees with a hand label
@@ -87,8 +86,7 @@ def _laid_over(
             if n in lifted and z["q3"][n] >= _QUALITY_3D and not suspect:
                 row = lifted[n]
                 joints_m[hand] = z["lift_mm"][row, :_J].astype(np.float32) / 1000
-                sigma = np.maximum(z["lift_sigma_mm"][row, :_J] * 0.002, 1e-3)
-                weight[hand] = _TRUST * np.minimum(1, _SIGMA_FULL_M / sigma)
+                weight[hand] = trust(z["lift_sigma_mm"][row, :_J] * 0.002)
                 done["people with 3D"] += 1
             continue
         sure = z["box_score"][n] > _PERSON_SCORE and good.sum() >= _JOINTS_MIN

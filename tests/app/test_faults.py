@@ -159,7 +159,7 @@ def test_a_stalled_receiver_holds_nobody_up(quiet_home: Path, kind: str) -> None
     assert running.returncode == 0, err
     assert "Traceback" not in err
     run = load_run("kept")
-    assert len(run) > 5  # held up, it would be one; a busy machine gets through few in these 5 s
+    assert len(run) > 20
 
 
 def test_mutated_inputs_are_read_or_refused(quiet_home: Path) -> None:
