@@ -107,6 +107,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         batch,
         GroupingConfig(people_max=config.people.max),
         model.target_fps,
+        config.fit.encodings,
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

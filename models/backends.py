@@ -138,6 +138,7 @@ def load_network(
     precision: str = "auto",
     batch: int = 1,
     size: tuple[int, int] | None = None,
+    encodings: bool = True,
 ) -> StageOneNetwork:
     """Return Stage I, loaded, checked and warmed up.
 
@@ -150,6 +151,7 @@ def load_network(
         batch: frames in work at once, for recorded video: in one call, or, where the network
             returned says `parallel`, in calls by so many threads.
         size: width and height of the input instead of the file's own; backend openvino only.
+        encodings: whether the 3D half is wanted; without it OpenVINO saves a tenth.
 
     Raises:
         WeightsError: the file is missing, damaged or of another network.
@@ -163,11 +165,11 @@ def load_network(
         if wanted not in weights.PRECISIONS or not rows:
             raise UsageError(f"{model} has no {precision} file; use --precision auto")
     digest = {row.path: weights.verify(row) for row in rows}
-    sizes = {row.path: size or input_size(row.path) for row in rows}
+    sizes = {row.path: size or _input_size(row) for row in rows}
     if backend != "auto" and backend not in RUNTIMES:
         raise UsageError(f"no runtime {backend!r}; there are auto, {', '.join(RUNTIMES)}")
     threads = threads if threads and threads > 0 else cores()
-    wish = Wish(device, threads, precision, batch, size)
+    wish = Wish(device, threads, precision, batch, size, () if encodings else ("heatmaps", "pafs"))
     row, runtime, session, chosen = _placed(rows, backend, wish, digest)
     info = Info(
         model, str(row.path), digest[row.path], runtime, session.engine, session.device,
@@ -186,6 +188,7 @@ def load_front_end(
     batch: int = 1,
     grouping: GroupingConfig | None = None,
     target_fps: float = 0.0,
+    encodings: bool = True,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
@@ -205,9 +208,13 @@ def load_front_end(
     if target_fps:
         from manypose.models import adaptive
 
-        network = adaptive.load(model, backend, device, threads, precision, batch, target_fps)
+        network = adaptive.load(
+            model, backend, device, threads, precision, batch, target_fps, encodings
+        )
     else:
-        network = load_network(model, backend, device, threads, precision, batch)
+        network = load_network(
+            model, backend, device, threads, precision, batch, encodings=encodings
+        )
     return StageOneFrontEnd(network, grouping or GroupingConfig())
 
 
@@ -238,6 +245,12 @@ def input_size(path: Path) -> tuple[int, int]:
             f"{path}: its input size must be fixed, in multiples of 16; export it anew"
         )
     return width, height
+
+
+def _input_size(row: Weights) -> tuple[int, int]:
+    if row.path.suffix == ".xml" and row.input_size is not None:
+        return row.input_size  # OpenVINO's form is only ever named by a manifest, which knows
+    return input_size(row.path)
 
 
 def _precision(row: Weights) -> str:
@@ -284,7 +297,8 @@ def _choose(
     if len(options) == 1:
         return *options[0], start(0), "nothing else to choose from"
     key = "|".join([
-        "2", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
+        "3", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
+        ",".join(wish.outputs),
         *(f"{name} {_version(name)} {digest[row.path][:16]}" for row, name in options),
     ])  # fmt: skip
     store = cache_folder() / "choice.json"
@@ -308,7 +322,7 @@ def _choose(
     least = {at: min(r[at] for r in rounds) for at in trials}
     order = sorted(least, key=lambda at: least[at])
     spent = ", ".join(
-        f"{options[at][1]} {options[at][0].precision} {1e3 * least[at]:.1f} ms" for at in order
+        f"{options[at][1]} {_titled(options[at][0])} {1e3 * least[at]:.1f} ms" for at in order
     )
     memory[key] = [order[0], spent]
     if writable(store.parent):
@@ -316,6 +330,10 @@ def _choose(
         part.write_text(json.dumps(memory, indent=1), "utf-8")
         part.replace(store)
     return *options[order[0]], trials[order[0]], f"timed: {spent}"
+
+
+def _titled(row: Weights) -> str:
+    return row.precision + (" (its own file)" if row.path.suffix == ".xml" else "")
 
 
 def _precise(wish: Wish, row: Weights) -> Wish:
@@ -332,6 +350,8 @@ def _fits(runtime: str, row: Weights, wish: Wish) -> bool:
         return False
     if row.precision == "int8" and (runtime == "torch" or wish.device != "cpu"):
         return False  # torch would compute in float; GPUs are faster in float than with QDQ nodes
+    if row.path.suffix == ".xml" and runtime != "openvino":
+        return False
     return runtime != "openvino" or not wish.device.startswith(("cuda", "tensorrt"))
 
 

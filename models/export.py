@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from manypose.errors import ManyposeError, UsageError, WeightsError
 from manypose.models import weights
 from manypose.models.heads import STRIDE, StageOne
-from manypose.models.quantise import OUTPUTS, answer, quantise
+from manypose.models.quantise import OUTPUTS, answer, quantise, quantise_openvino
 from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
 from manypose.pose.records import UInt8
 
@@ -225,6 +225,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=weights.SHIPPED, help="folder of the files")
     parser.add_argument("--images", type=Path, help="folder of photographs: writes int8 as well")
     parser.add_argument("--count", type=int, default=200, help="photographs to calibrate on")
+    parser.add_argument(
+        "--nncf",
+        action="store_true",
+        help="with --images: int8 in OpenVINO's form too (.xml, .bin)",
+    )
     parser.add_argument("--licence", default="MIT")
     parser.add_argument("--source", default="trained by manypose train")
     args = parser.parse_args(argv)
@@ -241,6 +246,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             report["int8"] = {"file": str(out)} | quantise(
                 path, out, args.images, record=True, count=args.count
             )
+            if args.nncf:
+                out = out.with_suffix(".xml")
+                report["int8 for OpenVINO"] = {"file": str(out)} | quantise_openvino(
+                    path, out, args.images, record=True, count=args.count
+                )
     except ValueError:
         parser.error(f"--size {args.size}: write it as 512x320")
     except ManyposeError as e:

@@ -26,13 +26,14 @@ from manypose.models import onnx_file, ort_gpu
 from manypose.models.onnx_file import Tensor
 
 Array = NDArray[Any]
-PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch onnx"}
+PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch onnx", "nncf": "nncf"}
 # A container's quota and period, as new and as old kernels tell them.
 _QUOTA_FILES = (
     ("/sys/fs/cgroup/cpu.max",),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
 )
 _REPORTS = "openvino_telemetry"
+_REPORTING = ("openvino", "nncf")
 _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torch", "onnx")}
 
 
@@ -41,7 +42,8 @@ class Wish:
     """What a session is asked for.
 
     threads 0: all cores; batch: pictures in work at once; size: width and height of the input in
-    place of the file's own, where the engine can do that.
+    place of the file's own, where the engine can do that. outputs: names of those that are wanted,
+    () for all; OpenVINO then leaves out what only the others need.
     """
 
     device: str = "cpu"
@@ -49,6 +51,7 @@ class Wish:
     precision: str = "fp32"
     batch: int = 1
     size: tuple[int, int] | None = None
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +119,7 @@ def engine(module: str, runtime: str) -> Any:
         DeviceError: it is not installed.
     """
     try:
-        with _silent() if module == "openvino" else contextlib.nullcontext():
+        with _silent() if module in _REPORTING else contextlib.nullcontext():
             return importlib.import_module(module)
     except ImportError as e:
         raise DeviceError(
@@ -126,11 +129,11 @@ def engine(module: str, runtime: str) -> Any:
 
 @contextlib.contextmanager
 def _silent() -> Generator[None]:
-    """Keep the reports of OpenVINO, sent by a process of their own when it is imported, at home.
+    """Keep the reports of OpenVINO and NNCF, which a process of their own would send, at home.
 
-    It takes a stub for them where their package is not there.
+    They take a stub for them where their package is not there.
     """
-    if any(name in sys.modules for name in ("openvino", _REPORTS)):
+    if _REPORTS in sys.modules:
         yield
         return
     sys.modules[_REPORTS] = None  # type: ignore[assignment]
@@ -259,6 +262,9 @@ def _openvino(path: Path, wish: Wish) -> Session:
         tensors = tuple(_ov_tensor(i) for i in model.inputs)
         if len(tensors) == 1 and tensors[0].shape and tensors[0].shape[0] is None:
             model.reshape([1, *(-1 if s is None else s for s in tensors[0].shape[1:])])
+        if wish.outputs:
+            ends = [r for r in model.get_results() if r.input_value(0).names & {*wish.outputs}]
+            model = ov.Model(ends or model.get_results(), model.get_parameters())
         compiled = core.compile_model(model, device, settings)
     except (RuntimeError, UnicodeDecodeError) as e:  # its own words about a file need not be text
         raise _refused(path, "OpenVINO", e) from e

@@ -1,12 +1,14 @@
 """``manypose train release``: weights as files for users, with their scores, card and history.
 
-NAME.onnx and NAME_int8.onnx run; NAME_start.npz is what others train on from (--init).
+NAME.onnx, NAME_int8.onnx and, where NNCF is installed, NAME_int8.xml with its .bin run;
+NAME_start.npz is what others train on from (--init).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
 import logging
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from manypose.pose.records import NetworkOutput
 
 _LOG = logging.getLogger(__name__)
 HISTORY = "history.csv"
+_OWN = "int8 for OpenVINO"
 _COLUMNS = ("date", "file", "pictures_seen", "minutes", "data", "ap", "ap_standard_error", "ap50",
             "pck", "input")  # fmt: skip
 _MEASURED = "## Measured"
@@ -86,15 +89,22 @@ def run(args: argparse.Namespace) -> int:
         start = args.out / f"{args.name}_start.npz"
         checkpoints.save_arrays(start, net.state_dict(), about)
         some = chain.from_iterable(readers.open_source(a) for a in args.calibrate)
-        pictures = (np.asarray(decoded(p).picture) for p in islice(some, args.count + 8))
-        report = quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)
+        pictures = [np.asarray(decoded(p).picture) for p in islice(some, args.count + 8)]
+        reports = {
+            "int8": quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)
+        }
+        if all(importlib.util.find_spec(name) for name in ("nncf", "openvino")):
+            files[_OWN] = args.out / f"{args.name}_int8.xml"
+            reports[_OWN] = quantise.quantise_openvino(
+                files["fp32"], files[_OWN], pictures, True, args.count
+            )
         found = {
             kind: scores.evaluate(photos, of_file(path, width, height))
             for kind, path in files.items()
         }
         top = scores.ceiling(photos, width, height)
         facts = _facts(args.name, net, about, files, (width, height), trained_on, args.licence)
-        measured = _measured(found, top, parity, report, args)
+        measured = _measured(found, top, parity, reports, args)
         _card(args.out / f"{args.name}.md", facts, measured)
         _add_history(args.out / HISTORY, files, found, about, trained_on, args.size)
     except OSError as error:
@@ -134,7 +144,7 @@ def _facts(
     trained_on: str, licence: str,
 ) -> str:  # fmt: skip
     count = sum(p.numel() for p in net.parameters()) / 1e6
-    rows = [f"| `{p.name}` | {kind} | {p.stat().st_size / 1e6:.1f} MB | {size[0]}x{size[1]} |"
+    rows = [f"| `{p.name}` | {kind} | {_bytes(p) / 1e6:.1f} MB | {size[0]}x{size[1]} |"
             for kind, p in files.items()]  # fmt: skip
     return "\n".join([
         f"# Model card: {name} (Stage I)", "", "| file | precision | size | input |",
@@ -148,23 +158,31 @@ def _facts(
     ])  # fmt: skip
 
 
+def _bytes(path: Path) -> int:
+    twin = path.with_suffix(".bin")
+    return path.stat().st_size + (twin.stat().st_size if path.suffix == ".xml" else 0)
+
+
 def _measured(
     found: dict[str, dict[str, float]], top: dict[str, float], parity: float,
-    report: dict[str, Any], args: argparse.Namespace,
+    reports: dict[str, dict[str, Any]], args: argparse.Namespace,
 ) -> str:  # fmt: skip
     held = ", ".join(Path(readers.parse(a)[1]).name for a in args.val)
     limit = f" (its ceiling on perfect maps: AP {top['AP']:.3f})." if top else "."
     lines = [_MEASURED, "", f"Hold-out {held}, through the product's decoder at {args.size}{limit}",
-             "", "| | fp32 | int8 |", "|---|---|---|"]  # fmt: skip
+             "", f"| | {' | '.join(found)} |", "|---|" + "---|" * len(found)]  # fmt: skip
     for key, text in _ROWS:
         if key in found["fp32"]:
             error = f" ± {found['fp32']['ap_error']:.3f}" if key == "AP" else ""
-            a, b = (f"{found[k][key]:.3f}{error}" for k in ("fp32", "int8"))
-            lines.append(f"| {text} | {a} | {b} |")
-    sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
-    lines += ["", f"Largest difference between torch and ONNX Runtime, relative: {parity:.1g}. "
-              f"Signal to rounding noise of int8, dB: {sqnr}; "
-              f"{len(report['float_layers'])} layers stay in float.", ""]  # fmt: skip
+            lines.append(
+                f"| {text} | {' | '.join(f'{s[key]:.3f}{error}' for s in found.values())} |"
+            )
+    lines += ["", f"Largest difference between torch and ONNX Runtime, relative: {parity:.1g}."]
+    for kind, report in reports.items():
+        sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
+        lines.append(f"Signal to rounding noise of {kind}, dB: {sqnr}; "
+                     f"{len(report['float_layers'])} layers stay in float.")  # fmt: skip
+    lines.append("")
     return "\n".join(lines)
 
 

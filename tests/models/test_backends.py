@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from manypose.calib.camera import Camera
 from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
 from manypose.models import backends, ort_gpu, sessions, weights
-from manypose.models.quantise import sqnr_db
+from manypose.models.quantise import quantise_openvino, sqnr_db
 from manypose.models.sessions import Wish
 from manypose.pose.records import Frame, NetworkOutput
 
@@ -66,6 +67,51 @@ def test_int8_is_close_to_float_in_every_runtime(small_files: Files, runtime: st
     for a, b in zip(wanted, network(frames)):
         for x, y in zip(_arrays(a), _arrays(b)):
             assert sqnr_db(x, y) > 20
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch"])
+def test_without_encodings_the_other_maps_are_the_same(small_files: Files, runtime: str) -> None:
+    if not _has(runtime):
+        pytest.skip(f"{runtime} is not installed")
+    frames = _frames(1)
+    whole = backends.load_network("tiny", runtime, "cpu", 1, "fp32")(frames)[0]
+    less = backends.load_network("tiny", runtime, "cpu", 1, "fp32", encodings=False)(frames)[0]
+    np.testing.assert_array_equal(whole.heatmaps, less.heatmaps)
+    np.testing.assert_array_equal(whole.pafs, less.pafs)
+    assert runtime != "openvino" or less.encodings is None
+
+
+@pytest.mark.slow
+def test_nncf_makes_openvino_s_own_form_and_auto_tries_it(
+    small_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    shutil.copy(small_files["fp32"], tmp_path)
+    rng = np.random.default_rng(0)
+    pictures = [
+        rng.integers(0, 255, (4, 6, 3), np.uint8).repeat(16, 0).repeat(16, 1) for _ in range(8)
+    ]
+    report = quantise_openvino(
+        tmp_path / "tiny.onnx", tmp_path / "tiny_int8.xml", pictures, record=True
+    )
+    assert min(report["sqnr_db"].values()) > 15
+    assert report["bytes"] == sum(f.stat().st_size for f in tmp_path.glob("tiny_int8.*"))
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+    monkeypatch.setenv("MANYPOSE_MODELS", str(tmp_path))
+    frames = _frames(2)
+    weights.record(weights.Weights("tiny", (tmp_path / "tiny.onnx").resolve(), input_size=(96, 64)))
+    wanted = backends.load_network("tiny", "onnx", "cpu", 1, "fp32")
+    network = backends.load_network("tiny", "openvino", "cpu", 1, "int8")
+    assert network.info.file.endswith("tiny_int8.xml")
+    assert network.info.input_size == (96, 64)
+    for a, b in zip(wanted(frames), network(frames)):
+        for x, y in zip(_arrays(a), _arrays(b)):
+            assert sqnr_db(x, y) > 15
+    smaller = backends.load_network("tiny", "openvino", "cpu", 1, "int8", size=(64, 32))
+    assert smaller(frames)[0].heatmaps.shape[1:] == (4, 8)
+    (tmp_path / "tiny_int8.bin").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="damaged or changed"):
+        backends.load_network("tiny", "openvino", "cpu", 1, "int8")
 
 
 @pytest.mark.slow
