@@ -52,8 +52,20 @@ def source_health(name: str, numbers: Numbers, state: str) -> dict[str, Any]:
 
 
 def memory_mb() -> float | None:
-    """Return the memory this process holds, in MB; None where the system does not say."""
+    """Return the memory that this process and those it has begun hold, in MB.
+
+    None where the system does not say.
+    """
+    pages = _pages("self")
+    if pages is None:
+        return None
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            pages += sum(_pages(child) or 0 for child in task.read_text("ascii").split())
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def _pages(process: str) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-        return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+        return int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1])
     return None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from manypose.app.health import memory_mb
 from manypose.app.process import Tally
 from manypose.app.progress import Lines
 from manypose.app.sources import Counts, LiveSource, SourceInfo
@@ -67,3 +70,18 @@ def test_nothing_is_said_without_an_open_source(
         lines.start("clip", 1, 1)
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(memory_mb() is None, reason="the system does not tell a process's memory")
+def test_memory_counts_the_processes_that_were_begun() -> None:
+    before = memory_mb()
+    hold = "import sys; x = b'1' * 50_000_000; print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.read(1)
+        with_child = memory_mb()
+        child.communicate()
+    assert before is not None
+    assert with_child is not None
+    assert with_child - before > 50
