@@ -50,6 +50,7 @@ class ModelConfig:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    input: str = ""
     target_fps: float = 0.0
 
 

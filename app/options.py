@@ -24,6 +24,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "model.device": ("--device", "NAME", "auto, cpu, cuda, cuda:1"),
     "model.precision": ("--precision", "NAME", "auto, fp32, fp16, bf16, int8"),
     "model.threads": ("--threads", "N", "threads of the network; 0 = as many as there are"),
+    "model.input": ("--input", "WxH", "input of the network: 512x320 sees more, 384x240 is faster"),
     "model.target_fps": ("--target-fps", "N", "live: a smaller input where N frames/s need it"),
     "people.max": ("--max-people", "N", "people reported at most in one frame"),
     "fit.height_m": ("--height", "M", "true body height in metres"),

@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fit.height_m", "people.max", "filter.preset", "filter.smooth", "source.rotate",
         "source.realtime", "model.name", "model.backend", "model.device", "model.precision",
         "model.threads",
+        "model.input",
         "model.target_fps",
     )  # fmt: skip
     parser.add_argument("--still", action="store_true", help="every picture on its own: no tracks")

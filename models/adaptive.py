@@ -127,7 +127,7 @@ class AdaptiveNetwork:
 
 def load(
     model: str, backend: str, device: str, threads: int | None, precision: str, batch: int,
-    target_hz: float, encodings: bool = True,
+    target_hz: float, encodings: bool = True, size: tuple[int, int] | None = None,
 ) -> AdaptiveNetwork:  # fmt: skip
     """Return a network of all `sizes`, each compiled now; arguments as `backends.load_network`.
 
@@ -137,10 +137,10 @@ def load(
     """
     if backend not in ("auto", "openvino") or device not in ("auto", "cpu"):
         raise UsageError("--target-fps works with --backend openvino on the CPU only")
-    first = load_network(model, "openvino", "cpu", threads, precision, batch, None, encodings)
+    first = load_network(model, "openvino", "cpu", threads, precision, batch, size, encodings)
     i = first.info
     rest = [
-        load_network(model, "openvino", "cpu", i.threads, i.precision, batch, size, encodings)
-        for size in sizes(*i.input_size)[1:]
+        load_network(model, "openvino", "cpu", i.threads, i.precision, batch, smaller, encodings)
+        for smaller in sizes(*i.input_size)[1:]
     ]
     return AdaptiveNetwork([first, *rest], target_hz)

@@ -1,26 +1,20 @@
-"""Stage I as a callable, and the choice of the engine that runs it.
-
-`auto` times the engines that are installed, with every precision there is, once on the user's
-machine and remembers the winner. What runs where is said in one line, and in `info`.
-"""
+"""Stage I as a callable, loaded and checked. What runs where is said in one line, and in `info`."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import platform
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manypose.errors import DeviceError, UsageError, WeightsError
-from manypose.models import onnx_file, ort_gpu, weights
+from manypose.errors import UsageError, WeightsError
+from manypose.models import choice, onnx_file, weights
 from manypose.models.preprocess import letterbox
 from manypose.models.sessions import (
     RUNTIMES,
@@ -28,11 +22,8 @@ from manypose.models.sessions import (
     Info,
     Session,
     Wish,
-    cache_folder,
     cores,
-    engine,
     installed,
-    writable,
 )
 from manypose.models.weights import Weights
 from manypose.pose.grouping import GroupingConfig, group
@@ -44,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROBE_ROUNDS = 5
 _OUTPUTS = {"heatmaps": len(JOINTS_2D), "pafs": 2 * len(LIMBS), "encodings": 3 * len(JOINTS)}
 
 
@@ -150,7 +140,8 @@ def load_network(
         precision: auto, fp32, int8 (its own file), bf16 or fp16 (where the engine has it).
         batch: frames in work at once, for recorded video: in one call, or, where the network
             returned says `parallel`, in calls by so many threads.
-        size: width and height of the input instead of the file's own; backend openvino only.
+        size: width and height of the input: one that there is a file for, or, with OpenVINO, a
+            smaller one; None for the smallest there is a file for.
         encodings: whether the 3D half is wanted; without it OpenVINO saves a tenth.
 
     Raises:
@@ -164,16 +155,19 @@ def load_network(
         rows = [r for r in rows if r.precision == wanted]
         if wanted not in weights.PRECISIONS or not rows:
             raise UsageError(f"{model} has no {precision} file; use --precision auto")
+    rows, reshaped = _of_size(model, rows, size)
     digest = {row.path: weights.verify(row) for row in rows}
-    sizes = {row.path: size or _input_size(row) for row in rows}
     if backend != "auto" and backend not in RUNTIMES:
         raise UsageError(f"no runtime {backend!r}; there are auto, {', '.join(RUNTIMES)}")
     threads = threads if threads and threads > 0 else cores()
-    wish = Wish(device, threads, precision, batch, size, () if encodings else ("heatmaps", "pafs"))
-    row, runtime, session, chosen = _placed(rows, backend, wish, digest)
+    wanted_maps = () if encodings else ("heatmaps", "pafs")
+    wish = Wish(device, threads, precision, batch, size if reshaped else None, wanted_maps)
+    if reshaped:
+        backend = "openvino"
+    row, runtime, session, chosen = choice.placed(rows, backend, wish, digest)
     info = Info(
         model, str(row.path), digest[row.path], runtime, session.engine, session.device,
-        session.precision, threads, batch, sizes[row.path], row.licence, chosen,
+        session.precision, threads, batch, wish.size or _input_size(row), row.licence, chosen,
     )  # fmt: skip
     log.info("network: %s", info.line())
     return StageOneNetwork(session, info)
@@ -189,6 +183,7 @@ def load_front_end(
     grouping: GroupingConfig | None = None,
     target_fps: float = 0.0,
     encodings: bool = True,
+    size: tuple[int, int] | None = None,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
@@ -197,8 +192,10 @@ def load_front_end(
     second, 0 for the file's own size.
     """
     rows = weights.find(model)
-    if target_fps and rows[0].kind == "own":
-        raise UsageError("--target-fps is for our networks; those of your own have one input size")
+    if (target_fps or size) and rows[0].kind == "own":
+        raise UsageError(
+            "--target-fps and --input are for our networks; those of your own have one input size"
+        )
     if rows[0].kind == "own":
         from manypose.models import topdown
 
@@ -247,6 +244,39 @@ def input_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
+def size_named(text: str) -> tuple[int, int] | None:
+    """Return width and height of a text such as 512x320, None for an empty one.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not text:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()) or len(text) > 11:
+        raise UsageError(f"--input {text}: write width and height as 512x320")
+    return int(width), int(height)
+
+
+def _of_size(
+    model: str, rows: Sequence[Weights], size: tuple[int, int] | None
+) -> tuple[list[Weights], bool]:
+    """Return the rows that a wish for an input size means, and whether they must be reshaped."""
+    sizes = {row.path: _input_size(row) for row in rows}
+    least = min(sizes.values(), key=lambda s: s[0] * s[1])
+    if size is None or size in sizes.values():
+        return [row for row in rows if sizes[row.path] == (size or least)], False
+    # what is odd or even on the deepest grid must stay so
+    fits = all(0 < s <= most and (most - s) % 32 == 0 for s, most in zip(size, least))
+    if fits and "openvino" in installed():
+        return [row for row in rows if sizes[row.path] == least], True
+    there = ", ".join(f"{w}x{h}" for w, h in sorted(set(sizes.values())))
+    raise UsageError(
+        f"{model} has no input of {size[0]}x{size[1]}: take one of {there}, or with OpenVINO "
+        f"{least[0]}x{least[1]} less multiples of 32"
+    )
+
+
 def _input_size(row: Weights) -> tuple[int, int]:
     if row.path.suffix == ".xml" and row.input_size is not None:
         return row.input_size  # OpenVINO's form is only ever named by a manifest, which knows
@@ -258,155 +288,3 @@ def _precision(row: Weights) -> str:
     if row.sha256:
         return row.precision
     return onnx_file.describe(row.path).metadata.get("manypose.precision", "fp32")
-
-
-def _placed(
-    rows: Sequence[Weights], backend: str, wish: Wish, digest: Mapping[Path, str]
-) -> tuple[Weights, str, Session, str]:
-    """Return row, runtime, session and reason; "auto" falls back to the CPU with a warning."""
-    names = [backend] if backend != "auto" else installed()
-    if wish.device != "auto":
-        return _choose(rows, names, wish, digest)
-    if _cuda_works(names):
-        try:
-            return _choose(rows, names, replace(wish, device="cuda"), digest)
-        except DeviceError as e:
-            log.warning("the GPU is not used: %s", e)
-    return _choose(rows, names, replace(wish, device="cpu"), digest)
-
-
-def _choose(
-    rows: Sequence[Weights], names: Sequence[str], wish: Wish, digest: Mapping[Path, str]
-) -> tuple[Weights, str, Session, str]:
-    """Return row, runtime, session and reason: asked for, remembered or timed."""
-    if wish.device == "cpu" and len(names) > 1:
-        names = [n for n in names if n != "torch"]  # slow to load, never the fastest on a CPU
-    options = [(row, name) for name in names for row in rows if _fits(name, row, wish)]
-    if not options:
-        raise DeviceError(
-            f"no engine for device {wish.device} and precision {wish.precision} is installed; pip "
-            "install 'manypose[cpu]' or 'manypose[gpu]', or use --device auto --precision auto"
-        )
-
-    def start(at: int) -> Session:
-        row, name = options[at]
-        session = RUNTIMES[name](row.path, _precise(wish, row))
-        _seconds(session, wish.batch)
-        return session
-
-    if len(options) == 1:
-        return *options[0], start(0), "nothing else to choose from"
-    key = "|".join([
-        "3", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
-        ",".join(wish.outputs),
-        *(f"{name} {_version(name)} {digest[row.path][:16]}" for row, name in options),
-    ])  # fmt: skip
-    store = cache_folder() / "choice.json"
-    memory = _remembered(store)
-    past = memory.get(key)
-    if isinstance(past, list) and len(past) == 2 and past[0] in range(len(options)):
-        return *options[int(past[0])], start(int(past[0])), f"remembered: {past[1]}"
-    trials: dict[int, Session] = {}
-    for at, (_, name) in enumerate(options):
-        try:
-            trials[at] = start(at)
-        except DeviceError as e:
-            log.warning("%s is left out: %s", name, e)
-    if not trials:
-        raise DeviceError(f"no installed engine runs on {wish.device}; use --device cpu")
-    # Rounds in turn and the least time: other programs disturb all alike, and the least counts.
-    rounds = [
-        {at: _seconds(s, wish.batch) / wish.batch for at, s in trials.items()}
-        for _ in range(_PROBE_ROUNDS)
-    ]
-    least = {at: min(r[at] for r in rounds) for at in trials}
-    order = sorted(least, key=lambda at: least[at])
-    spent = ", ".join(
-        f"{options[at][1]} {_titled(options[at][0])} {1e3 * least[at]:.1f} ms" for at in order
-    )
-    memory[key] = [order[0], spent]
-    if writable(store.parent):
-        part = store.with_name(store.name + ".part")
-        part.write_text(json.dumps(memory, indent=1), "utf-8")
-        part.replace(store)
-    return *options[order[0]], trials[order[0]], f"timed: {spent}"
-
-
-def _titled(row: Weights) -> str:
-    return row.precision + (" (its own file)" if row.path.suffix == ".xml" else "")
-
-
-def _precise(wish: Wish, row: Weights) -> Wish:
-    return replace(
-        wish, precision=wish.precision if wish.precision in ("bf16", "fp16") else row.precision
-    )
-
-
-def _fits(runtime: str, row: Weights, wish: Wish) -> bool:
-    """Return whether a runtime is worth trying with a file on a device."""
-    if wish.precision == "bf16" and runtime == "onnx":
-        return False
-    if wish.precision == "fp16" and (runtime == "openvino" or wish.device == "cpu"):
-        return False
-    if row.precision == "int8" and (runtime == "torch" or wish.device != "cpu"):
-        return False  # torch would compute in float; GPUs are faster in float than with QDQ nodes
-    if row.path.suffix == ".xml" and runtime != "openvino":
-        return False
-    return runtime != "openvino" or not wish.device.startswith(("cuda", "tensorrt"))
-
-
-def _cuda_works(names: Sequence[str]) -> bool:
-    """Return whether CUDA can be used at all; a GPU that cannot be used is logged."""
-    if "onnx" in names:
-        ort = engine("onnxruntime", "onnx")
-        there: list[str] = getattr(ort, "get_available_providers", list)()
-        if "CUDAExecutionProvider" in there and _nvidia():
-            return True
-        if _nvidia():
-            log.warning("there is an NVIDIA GPU, but it is not used: %s", ort_gpu.clash())
-    if "torch" in names and _nvidia():
-        return bool(engine("torch", "torch").cuda.is_available())
-    return False
-
-
-def _nvidia() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/dxg").exists()
-
-
-def _seconds(session: Session, batch: int = 1) -> float:
-    """Run the network on grey pictures; return the seconds it took.
-
-    Where pictures go in parallel the one asked for stands for `batch` of them, each on its cores.
-    """
-    shape = [1 if session.parallel else batch, *(d or 1 for d in session.inputs[0].shape[1:])]
-    started = time.perf_counter()
-    session.run(np.full(shape, 114, np.uint8))
-    return time.perf_counter() - started
-
-
-def _remembered(store: Path) -> dict[str, Any]:
-    try:
-        memory = json.loads(store.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return memory if isinstance(memory, dict) else {}
-
-
-def cpu_name() -> str:
-    """Return the name that the CPU gives itself, or the system's where it gives none."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.platform()
-
-
-def _version(runtime: str) -> str:
-    for name in {"onnx": ("onnxruntime", "onnxruntime-gpu")}.get(runtime, (runtime,)):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "?"

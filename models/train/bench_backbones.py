@@ -161,7 +161,7 @@ def measure(
     """Return one row per engine and network at this size and batch."""
     import torch
 
-    from manypose.models.backends import cpu_name
+    from manypose.models.choice import cpu_name
     from manypose.models.costs import count, interleaved, peak_bytes
 
     torch.manual_seed(0)

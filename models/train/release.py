@@ -1,7 +1,7 @@
 """``manypose train release``: weights as files for users, with their scores, card and history.
 
-NAME.onnx, NAME_int8.onnx and, where NNCF is installed, NAME_int8.xml with its .bin run;
-NAME_start.npz is what others train on from (--init).
+NAME.onnx, NAME_int8.onnx and, where NNCF is installed, NAME_int8.xml with its .bin run; further
+input sizes have the size in their names. NAME_start.npz is what others train on from (--init).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -42,11 +43,30 @@ _ROWS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """Files of one input size (width, height) by precision, and what was measured of them."""
+
+    size: tuple[int, int]
+    files: dict[str, Path]
+    parity: float
+    reports: dict[str, dict[str, Any]]
+    found: dict[str, dict[str, float]]
+    top: dict[str, float]
+
+    @property
+    def named(self) -> str:
+        return f"{self.size[0]}x{self.size[1]}"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``manypose train release``."""
     parser.add_argument("weights", type=Path, help="ema.pt of a run of stage1")
     parser.add_argument("--name", default="full", help="name of the network (full, light, ...)")
-    parser.add_argument("--size", default="512x320", help="input size (default 512x320)")
+    parser.add_argument(
+        "--size", nargs="+", default=["512x320"],
+        help="input sizes, the one of the model card first (default 512x320)",
+    )  # fmt: skip
     parser.add_argument("--val", nargs="+", metavar="ADDRESS", required=True, help="hold-out")
     parser.add_argument(
         "--calibrate", nargs="+", metavar="ADDRESS", required=True,
@@ -76,44 +96,59 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if not args.name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"--name {args.name}: letters, digits, - and _ only")
-    width, height = stage1.size_named(args.size)
+    sizes = [stage1.size_named(text) for text in args.size]
     net, about = checkpoints.network(args.weights, "cpu")
     trained_on = args.trained_on or _sources(args.weights)
-    files = {"fp32": args.out / f"{args.name}.onnx", "int8": args.out / f"{args.name}_int8.onnx"}
     photos = [p for a in args.val for p in readers.open_source(a)]
-    source = f"manypose train, {trained_on}" if trained_on else "manypose train"
+    some = chain.from_iterable(readers.open_source(a) for a in args.calibrate)
+    pictures = [np.asarray(decoded(p).picture) for p in islice(some, args.count + 8)]
     try:
-        parity = export.export_onnx(
-            net, files["fp32"], height, width, args.name, args.licence, source, record=True
-        )
+        args.out.mkdir(parents=True, exist_ok=True)
         start = args.out / f"{args.name}_start.npz"
         checkpoints.save_arrays(start, net.state_dict(), about)
-        some = chain.from_iterable(readers.open_source(a) for a in args.calibrate)
-        pictures = [np.asarray(decoded(p).picture) for p in islice(some, args.count + 8)]
-        reports = {
-            "int8": quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)
-        }
-        if all(importlib.util.find_spec(name) for name in ("nncf", "openvino")):
-            files[_OWN] = args.out / f"{args.name}_int8.xml"
-            reports[_OWN] = quantise.quantise_openvino(
-                files["fp32"], files[_OWN], pictures, True, args.count
-            )
-        found = {
-            kind: scores.evaluate(photos, of_file(path, width, height))
-            for kind, path in files.items()
-        }
-        top = scores.ceiling(photos, width, height)
-        facts = _facts(args.name, net, about, files, (width, height), trained_on, args.licence)
-        measured = _measured(found, top, parity, reports, args)
-        _card(args.out / f"{args.name}.md", facts, measured)
-        _add_history(args.out / HISTORY, files, found, about, trained_on, args.size)
+        made = [_made(args, net, size, trained_on, pictures, photos) for size in sizes]
+        facts = _facts(args.name, net, about, made, trained_on, args.licence)
+        _card(args.out / f"{args.name}.md", facts, _measured(made, args.val))
+        _add_history(args.out / HISTORY, made, about, trained_on)
     except OSError as error:
         raise OutputError(
             f"cannot write {args.out} ({error.strerror}): choose another --out"
         ) from (None)
-    for kind, path in files.items():
-        _LOG.info("%s: %s", path, scores.line(found[kind], top))
+    for one in made:
+        for kind, path in one.files.items():
+            _LOG.info("%s: %s", path, scores.line(one.found[kind], one.top))
     return 0
+
+
+def _made(
+    args: argparse.Namespace, net: Any, size: tuple[int, int], trained_on: str,
+    pictures: Sequence[Any], photos: Sequence[Photo],
+) -> _Made:  # fmt: skip
+    """Write the files of one input size, with their rows of the manifest, and score them."""
+    width, height = size
+    stem = (
+        f"{args.name}_int8"
+        if f"{width}x{height}" == args.size[0]
+        else (f"{args.name}_{width}x{height}_int8")
+    )
+    files = {
+        "fp32": args.out / f"{stem.removesuffix('_int8')}.onnx",
+        "int8": args.out / f"{stem}.onnx",
+    }
+    source = f"manypose train, {trained_on}" if trained_on else "manypose train"
+    parity = export.export_onnx(
+        net, files["fp32"], height, width, args.name, args.licence, source, record=True
+    )
+    reports = {"int8": quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)}
+    if all(importlib.util.find_spec(name) for name in ("nncf", "openvino")):
+        files[_OWN] = args.out / f"{stem}.xml"
+        reports[_OWN] = quantise.quantise_openvino(
+            files["fp32"], files[_OWN], pictures, True, args.count
+        )
+    found = {
+        kind: scores.evaluate(photos, of_file(path, width, height)) for kind, path in files.items()
+    }
+    return _Made(size, files, parity, reports, found, scores.ceiling(photos, width, height))
 
 
 def of_file(path: Path, width: int, height: int) -> scores.Predict:
@@ -140,12 +175,11 @@ def _sources(weights: Path) -> str:
 
 
 def _facts(
-    name: str, net: Any, about: dict[str, Any], files: dict[str, Path], size: tuple[int, int],
-    trained_on: str, licence: str,
-) -> str:  # fmt: skip
+    name: str, net: Any, about: dict[str, Any], made: Sequence[_Made], trained_on: str, licence: str
+) -> str:
     count = sum(p.numel() for p in net.parameters()) / 1e6
-    rows = [f"| `{p.name}` | {kind} | {_bytes(p) / 1e6:.1f} MB | {size[0]}x{size[1]} |"
-            for kind, p in files.items()]  # fmt: skip
+    rows = [f"| `{p.name}` | {kind} | {_bytes(p) / 1e6:.1f} MB | {one.named} |"
+            for one in made for kind, p in one.files.items()]  # fmt: skip
     return "\n".join([
         f"# Model card: {name} (Stage I)", "", "| file | precision | size | input |",
         "|---|---|---|---|", *rows, "",
@@ -163,25 +197,24 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size + (twin.stat().st_size if path.suffix == ".xml" else 0)
 
 
-def _measured(
-    found: dict[str, dict[str, float]], top: dict[str, float], parity: float,
-    reports: dict[str, dict[str, Any]], args: argparse.Namespace,
-) -> str:  # fmt: skip
-    held = ", ".join(Path(readers.parse(a)[1]).name for a in args.val)
-    limit = f" (its ceiling on perfect maps: AP {top['AP']:.3f})." if top else "."
-    lines = [_MEASURED, "", f"Hold-out {held}, through the product's decoder at {args.size}{limit}",
-             "", f"| | {' | '.join(found)} |", "|---|" + "---|" * len(found)]  # fmt: skip
-    for key, text in _ROWS:
-        if key in found["fp32"]:
-            error = f" ± {found['fp32']['ap_error']:.3f}" if key == "AP" else ""
-            lines.append(
-                f"| {text} | {' | '.join(f'{s[key]:.3f}{error}' for s in found.values())} |"
-            )
-    lines += ["", f"Largest difference between torch and ONNX Runtime, relative: {parity:.1g}."]
-    for kind, report in reports.items():
-        sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
-        lines.append(f"Signal to rounding noise of {kind}, dB: {sqnr}; "
-                     f"{len(report['float_layers'])} layers stay in float.")  # fmt: skip
+def _measured(made: Sequence[_Made], val: Sequence[str]) -> str:
+    held = ", ".join(Path(readers.parse(a)[1]).name for a in val)
+    lines = [_MEASURED, "", f"Hold-out {held}, through the product's decoder."]
+    for one in made:
+        limit = f" (its ceiling on perfect maps: AP {one.top['AP']:.3f})" if one.top else ""
+        lines += ["", f"Input {one.named}{limit}:", "", f"| | {' | '.join(one.found)} |",
+                  "|---|" + "---|" * len(one.found)]  # fmt: skip
+        for key, text in _ROWS:
+            if key in one.found["fp32"]:
+                error = f" ± {one.found['fp32']['ap_error']:.3f}" if key == "AP" else ""
+                each = " | ".join(f"{s[key]:.3f}{error}" for s in one.found.values())
+                lines.append(f"| {text} | {each} |")
+        lines += ["", f"Largest difference between torch and ONNX Runtime, relative: "
+                  f"{one.parity:.1g}."]  # fmt: skip
+        for kind, report in one.reports.items():
+            sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
+            lines.append(f"Signal to rounding noise of {kind}, dB: {sqnr}; "
+                         f"{len(report['float_layers'])} layers stay in float.")  # fmt: skip
     lines.append("")
     return "\n".join(lines)
 
@@ -200,19 +233,19 @@ def _card(path: Path, facts: str, measured: str) -> None:
     part.replace(path)
 
 
-def _add_history(
-    path: Path, files: dict[str, Path], found: dict[str, dict[str, float]], about: dict[str, Any],
-    trained_on: str, size: str,
-) -> None:  # fmt: skip
+def _add_history(path: Path, made: Sequence[_Made], about: dict[str, Any], trained_on: str) -> None:
     old = path.read_text(encoding="utf-8") if path.exists() else ",".join(_COLUMNS) + "\n"
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="", encoding="utf-8") as file:
         file.write(old)
         table = csv.writer(file, lineterminator="\n")
         today = datetime.now(UTC).date().isoformat()
-        for kind, one in files.items():
-            s = found[kind]
-            scored = [f"{s[k]:.3f}" if k in s else "" for k in ("AP", "ap_error", "AP50", "pck")]
-            seen = about.get("images", ""), round(float(about.get("minutes", 0)))
-            table.writerow([today, one.name, *seen, trained_on, *scored, size])
+        for one in made:
+            for kind, of in one.files.items():
+                s = one.found[kind]
+                scored = [
+                    f"{s[k]:.3f}" if k in s else "" for k in ("AP", "ap_error", "AP50", "pck")
+                ]
+                seen = about.get("images", ""), round(float(about.get("minutes", 0)))
+                table.writerow([today, of.name, *seen, trained_on, *scored, one.named])
     part.replace(path)

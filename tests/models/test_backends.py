@@ -304,3 +304,18 @@ def test_a_containers_quota_limits_the_threads(
     unlimited = sessions.cores()
     monkeypatch.setattr(sessions, "_QUOTA_FILES", (tuple(map(str, files)),))
     assert sessions.cores() == (threads or unlimited)
+
+
+def test_an_input_size_picks_its_files_or_a_smaller_grid(small_files: Files) -> None:
+    for text, want in (("", None), ("512x320", (512, 320)), ("96X64", (96, 64))):
+        assert backends.size_named(text) == want
+    for text in ("512", "x", "512x", "512x3.5", "512*320", "1234567x12345"):
+        with pytest.raises(UsageError, match="512x320"):
+            backends.size_named(text)
+    assert backends.load_network("tiny", "onnx", "cpu", 1, size=(96, 64)).info.input_size == (
+        96,
+        64,
+    )
+    for size in ((128, 64), (80, 64), (96, 0)):
+        with pytest.raises(UsageError, match="take one of 96x64"):
+            backends.load_network("tiny", "openvino", "cpu", 1, size=size)

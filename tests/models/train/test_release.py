@@ -12,9 +12,12 @@ from manypose.models.heads import StageOne
 from manypose.models.train import checkpoints, packs, release
 from manypose.models.train.figures import figures
 
-FILES = ["tiny.onnx", "tiny_int8.onnx"]
-if importlib.util.find_spec("nncf"):
-    FILES.append("tiny_int8.xml")
+NNCF = importlib.util.find_spec("nncf") is not None
+FILES = [
+    f"tiny{size}{kind}"
+    for size in ("", "_128x96")
+    for kind in (".onnx", "_int8.onnx", "_int8.xml")[: 3 if NNCF else 2]
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def run(tmp_path_factory):
     packs.write_pack(iter(figures(6, 96, 64)), folder / "val")
     packs.write_pack(iter(figures(9, 96, 64, seed=1)), folder / "cal")
     command = [
-        "train", "release", str(folder / "ema.pt"), "--name", "tiny", "--size", "96x64",
+        "train", "release", str(folder / "ema.pt"), "--name", "tiny", "--size", "96x64", "128x96",
         "--val", f"pack:{folder / 'val'}", "--calibrate", f"pack:{folder / 'cal'}",
         "--out", str(folder / "out"), "--trained-on", "drawn figures",
     ]  # fmt: skip
@@ -69,11 +72,10 @@ def test_a_second_release_renews_scores_and_keeps_the_words_of_people(tmp_path):
     card.write_text("# Mine\n\n## Measured\n\nstale\n\n## Failures\n\nMany.\n")
     release._card(card, "# Made\n", "## Measured\n\nfresh\n")
     assert card.read_text() == "# Mine\n\n## Measured\n\nfresh\n\n## Failures\n\nMany.\n"
-    files = {"fp32": tmp_path / "x.onnx"}
+    files, found = {"fp32": tmp_path / "x.onnx"}, {"fp32": {"AP": 0.5}}
+    made = [release._Made((96, 64), files, 0.0, {}, found, {})]
     for _ in range(2):
-        release._add_history(
-            tmp_path / "history.csv", files, {"fp32": {"AP": 0.5}}, {}, "coco", "96x64"
-        )
+        release._add_history(tmp_path / "history.csv", made, {}, "coco")
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
 
 
