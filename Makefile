@@ -12,7 +12,7 @@ setup: $(VENV)/.run
 # What running needs: no torch. "dev" adds what tests and checks need.
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,gui]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,openvino,gui]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
