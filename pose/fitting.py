@@ -26,9 +26,11 @@ Float = NDArray[np.floating[Any]]
 Rows = NDArray[np.intp]
 
 _J, _K = len(sk.KINEMATIC_PARENT), len(sk.POINT_OF_2D)
-# A pose that misses Stage II's by so many expected errors in the median joint is given up.
-_MISFIT_MAX = 3.5
-# Below these, a step is the last one: how far it went, and how well the pose before it fitted.
+# A pose that misses Stage II's by so many expected errors, of _WRONG_M at the least, in as many
+# joints as a limb has is given up: small steps do not bring an arm back that turned the wrong way.
+_MISFIT_MAX, _LIMB, _WRONG_M = 4.0, 3, 0.03
+# Below these, a step is the last one: how far it went, and how well the pose before it fitted
+# (expected errors in the median joint).
 _STEP_RAD, _MISFIT_SURE = 0.1, 2.0
 
 
@@ -37,9 +39,12 @@ class FitWeights:
     """Expected errors of the evidence; smaller means heavier.
 
     points_m scales the per-joint sigma of Stage II (1 = believed as it is). image_m is the error
-    of a 2D joint of confidence 1, as metres at the person's depth, image_px the same in pixels of
-    a picture 512 wide (the grid of the network); both add up. image_outlier_m: 2D residuals beyond
-    this lose influence (Cauchy). face_ratio: how much worse points of the face are.
+    of a surely seen 2D joint, as metres at the person's depth, image_px the same in pixels of a
+    picture 512 wide (the grid of the network), image_doubt_m what each unit of confidence adds that
+    is missing to image_sure; all three add up. Joints without any error have confidences down to
+    image_sure and less where they lie between cells. The doubt is twice the median error measured
+    with a small network, whose joints err together and for long. image_outlier_m: 2D residuals
+    beyond this lose influence (Cauchy). face_ratio: how much worse points of the face are.
     limit_rad: softness of the joint limits; rest_rad: pull to the middle of the range, which
     decides only what nothing else sees. turn_floor_rad, shift_floor_m and depth_floor_m: how far
     a frame may lead from the pose predicted for somebody at rest (joints; root across and along
@@ -49,10 +54,12 @@ class FitWeights:
     added (Levenberg-Marquardt).
     """
 
-    points_m: float = 0.85
+    points_m: float = 0.80
     image_m: float = 0.008
     image_px: float = 1.0
-    image_outlier_m: float = 0.10
+    image_doubt_m: float = 0.20
+    image_sure: float = 0.85
+    image_outlier_m: float = 0.07
     face_ratio: float = 2.5
     limit_rad: float = 0.05
     rest_rad: float = 1.5
@@ -60,7 +67,7 @@ class FitWeights:
     turn_share: float = 1.0
     shift_floor_m: float = 0.02
     shift_share: float = 1.0
-    depth_floor_m: float = 0.015
+    depth_floor_m: float = 0.02
     depth_share: float = 0.5
     speed_s: float = 0.03
     depth_ratio: float = 1.0
@@ -159,7 +166,7 @@ class Fitter:
             self._turn_speed[rows],
         )
         measure = _Measure(target, evidence, offsets, w)
-        misfit: Float = np.zeros(len(rows))
+        misfit: Float = np.zeros((len(rows), 2))
         at = np.arange(len(rows))  # those still on their way
         for n in range(w.first_iterations if new.any() else w.iterations):
             part = (root, rotations, measure, prior)
@@ -167,12 +174,17 @@ class Fitter:
                 part = (root[at], rotations[at], measure.of(at), prior.of(at))
             root[at], rotations[at], misfit[at], moved = _iterate(*part, w)
             # a step errs by about the square of its length
-            at = at[(moved > _STEP_RAD) | (misfit[at] > _MISFIT_SURE)]
+            at = at[(moved > _STEP_RAD) | (misfit[at, 0] > _MISFIT_SURE)]
             if not len(at):
                 break
         self._remember(rows, root, rotations, before_root, before, known, dt, time_s)
-        lost = known & (misfit > _MISFIT_MAX)
-        if lost.any():  # in a wrong valley, or another pose altogether: start anew
+        lost = known & (misfit[:, 1] > _MISFIT_MAX)
+        if lost.any():  # in a wrong valley, or another pose altogether: start anew if it helps
+            anew = rotations_from_joints(target[lost])
+            points, _ = sk.forward(np.zeros((len(anew), 3)), anew, offsets[lost])
+            error = (points[:, :_J] - target[lost]) * measure.weight3[lost, :, None]
+            lost[lost] = _misfit(error, measure.weight3[lost])[:, 1] < 0.5 * misfit[lost, 1]
+        if lost.any():
             self.stop(rows[lost])
             root[lost], rotations[lost] = self.fit(rows[lost], evidence.of(lost), time_s)
         return root, rotations
@@ -244,8 +256,8 @@ class _Measure:
         self.pixel = e.pixel * w.image_px
         ratio = np.ones(len(sk.POINT_OF_2D))
         ratio[:5] = w.face_ratio
-        confidence = np.clip(e.confidence, 0.05, 1.0)
-        self.confidence = np.where(self.seen, np.sqrt(confidence) / ratio, 0.0)
+        self.share = np.where(self.seen, 1 / ratio, 0.0)
+        self.doubt_m = w.image_doubt_m * np.maximum(w.image_sure - e.confidence, 0.0)
 
     def of(self, which: Rows) -> _Measure:
         """Return that of some of the people."""
@@ -264,13 +276,25 @@ def _part(of: _Arrays, which: Rows) -> _Arrays:
     return part
 
 
+def _misfit(residual: Float, weight: Float) -> Float:
+    """Return how far joints are off, from residuals (N, J, 3) m times weights (N, J).
+
+    That is (N, 2) the median in expected errors, and the third largest in the same, but of _WRONG_M
+    at the least: what is surely known is soon many expected errors off.
+    """
+    away = np.sqrt((residual * residual).sum(-1))
+    limb = np.partition(away * np.minimum(1 / (_WRONG_M * weight), 1), -_LIMB, axis=-1)[:, -_LIMB]
+    return np.stack([np.partition(away, _J // 2, axis=-1)[:, _J // 2], limb], 1)  # _J is odd
+
+
 def _iterate(
     root: Float, rotations: Float, m: _Measure, prior: _Prior, w: FitWeights
 ) -> tuple[Float, Float, Float, Float]:
     """Return the pose after one damped Gauss-Newton step, and what is known of the step.
 
-    That is how far the pose before it was off, the median over joints of the distance to Stage
-    II's in expected errors (N,), and the largest turn or shift of the step (N,), rad or m.
+    That is how far the pose before it was off, the median and the third largest over joints of
+    the distance to Stage II's in expected errors (N, 2), and the largest turn or shift of the step
+    (N,), rad or m.
     """
     points, frames = sk.forward(root, rotations, m.offsets)
     J = sk.jacobian(points, frames)
@@ -281,7 +305,7 @@ def _iterate(
     joints = points[:, :_J]
     r3 = r[:, :split].reshape(n, _J, 3)  # views: writes go to r and jac
     np.multiply(joints - joints[:, ROOT : ROOT + 1] - m.target, m.weight3[..., None], out=r3)
-    misfit = np.sqrt(np.sort((r3 * r3).sum(-1), axis=-1)[:, _J // 2])  # _J is odd: the median
+    misfit = _misfit(r3, m.weight3)
     j3 = jac[:, :split].reshape(n, _J, 3, d)
     np.multiply(J[:, :_J], m.weight3[..., None, None], out=j3)
     j3[..., :3] = 0  # relative to the pelvis, whose own row has no rotations
@@ -291,9 +315,9 @@ def _iterate(
     q = shown[..., :2] / z[..., None]
     depth = np.maximum(root[:, 2:], 0.1)
     error = (q - m.rays) * depth[..., None]
+    weight = m.share / (w.image_m + m.pixel * depth + m.doubt_m)
     outlier = 1 / (1 + (error**2).sum(-1) / w.image_outlier_m**2)
-    sigma = w.image_m + m.pixel * depth
-    weight = m.confidence * np.sqrt(outlier) * (shown[..., 2] > 0.1) / sigma
+    weight *= np.sqrt(outlier) * (shown[..., 2] > 0.1)
     np.multiply(error, weight[..., None], out=r[:, split:].reshape(n, _K, 2))
     scale = (weight * depth / z)[..., None, None]
     j2 = jac[:, split:].reshape(n, _K, 2, d)
@@ -309,9 +333,9 @@ def _iterate(
 
     vectors = sk.log_map(sk.quaternion_multiply(prior.inverse, rotations[:, None]))
     free = vectors[:, :, sk.DOF_JOINT, sk.DOF_AXIS]
-    away, c = np.concatenate([vectors[:, 0, ROOT], free[:, 0]], 1), free[:, 1]
+    off, c = np.concatenate([vectors[:, 0, ROOT], free[:, 0]], 1), free[:, 1]
     beyond = c - np.clip(c, sk.DOF_LOW, sk.DOF_HIGH)
-    g[:, 3:] += prior.turn * away
+    g[:, 3:] += prior.turn * off
     g[:, 6:] += beyond / w.limit_rad**2 + (c - _REST_COORDINATES) / w.rest_rad**2
     diagonal = np.zeros((n, d))
     diagonal[:, 3:] = prior.turn

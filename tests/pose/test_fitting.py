@@ -4,7 +4,7 @@ import pytest
 from manypose.pose import skeleton as sk
 from manypose.pose.body import Bodies
 from manypose.pose.fitting import Evidence, Fitter
-from manypose.pose.joints import INDEX, PARENT
+from manypose.pose.joints import INDEX, JOINTS_2D, PARENT
 from tests.pose import simulated as sim
 
 ROWS = np.arange(2)
@@ -51,6 +51,29 @@ def test_exact_evidence_is_met():
     found, _ = fitted(points)
     assert mpjpe(found, points)[5:].mean() < 0.006
     assert np.linalg.norm(found[5:, :, 14] - points[5:, :, 14], axis=-1).mean() < 0.03
+
+
+def test_an_arm_turned_the_wrong_way_is_back_in_the_next_frame():
+    points = people(6)
+    _, fitter = fitted(points[:5])
+    fitter._rotations[0, INDEX["r_shoulder"]] = (0, 0, 0, 1)  # out to the side, not hanging
+    root, q = fitter.fit(ROWS, evidence(points[5], sim.camera()), 5 / 30)
+    found = sk.forward(root, q, sk.offsets_m(fitter.bodies.lengths_m[ROWS]))[0][:, :21]
+    assert mpjpe(found[None], points[5:])[0, 0, [INDEX["r_elbow"], INDEX["r_wrist"]]].max() < 0.05
+
+
+def test_a_2d_joint_of_low_confidence_moves_the_pose_less():
+    points, cam, ankle = people(1), sim.camera(), JOINTS_2D.index("r_ankle")
+    off = {}
+    for confidence in (0.9, 0.5):
+        seen = evidence(points[0], cam)
+        seen.rays[0, ankle] += 0.08 / 4  # the person stands 4 m away
+        seen.confidence[0, ankle] = confidence
+        fitter = Fitter(2, Bodies(2))
+        root, q = fitter.fit(ROWS, seen, 0.0)
+        found = sk.forward(root, q, sk.offsets_m(fitter.bodies.lengths_m[ROWS]))[0][:, :21]
+        off[confidence] = mpjpe(found[None], points)[0, 0, INDEX["r_ankle"]]
+    assert off[0.5] < 0.6 * off[0.9]
 
 
 def test_noise_becomes_less_and_bones_keep_their_length():
