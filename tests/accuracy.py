@@ -26,6 +26,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ from manypose.app import stages
 from manypose.app.config import load_config
 from manypose.app.main import main
 from manypose.app.motion import Motion, read_motion
-from manypose.app.pipeline import Engine, load_engine
+from manypose.app.pipeline import Engine, lifting, load_engine
 from manypose.app.sources import open_source
 from manypose.app.stage_figures import Found, figures
 from manypose.calib.camera import Camera
 from manypose.models.lifter_runtime import load_lifter
-from manypose.pose.estimator import Follower, FollowerConfig
+from manypose.pose.estimator import Detector, Follower, FollowerConfig
 from manypose.pose.joints import JOINTS, JOINTS_2D, ROOT
-from manypose.pose.lifting import lift
+from manypose.pose.lifting import lift as lift_people
 from manypose.pose.records import Detections, Frame
 from manypose.pose.tracking_scores import tracking_scores
 
@@ -178,7 +179,7 @@ def crowd(part: Path, engine: Engine) -> None:
     height, width = pictures[0].image.shape[:2]
     frames = [Frame(p.image, n / 30, n, Camera.from_fov(width, height))
               for n, p in enumerate(pictures)]  # fmt: skip
-    lifter = functools.partial(lift, lifter=load_lifter())
+    lifter = functools.partial(lift_people, lifter=load_lifter())
     perfect = (
         Detections(f, tuple(lifter(found, f.camera)))
         for f, found in zip(frames, stages.found_in_maps(motion, stages.NOISES["none"]))
@@ -223,7 +224,7 @@ def places() -> None:
             ("height", guess, mean),
             ("neither", guess, None),
         ):
-            people = [lift(f, camera, lifter) for f in found]
+            people = [lift_people(f, camera, lifter) for f in found]
             config = FollowerConfig(filter="off", height_m=given)
             got = stages.followed(motion, people, camera, config)
             if given:
@@ -256,8 +257,11 @@ def tables() -> int:
         places()
         return 0
     if args.stages or args.crowd:
-        config = load_config([("model.name", args.model), ("model.threads", args.threads)])
-        engine = load_engine(config)
+        settings = [("model.name", args.model), ("model.threads", args.threads)]
+        # the first row reads encodings; everything after it does as the program does by default
+        whole = load_engine(load_config([*settings, ("fit.encodings", "true")]))
+        lift = lifting(load_config(settings))
+        engine = replace(whole, detector=Detector(whole.detector.front_end, lift), lift=lift)
         if args.crowd:
             crowd(args.crowd, engine)
         else:
