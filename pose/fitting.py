@@ -41,11 +41,10 @@ class FitWeights:
     points_m scales the per-joint sigma of Stage II (1 = believed as it is). image_m is the error
     of a surely seen 2D joint, as metres at the person's depth, image_px the same in pixels of a
     picture 512 wide (the grid of the network), image_doubt_m what each unit of confidence adds that
-    is missing to image_sure; all three add up, the last for the pose alone. Joints without any
-    error have confidences down to image_sure and less where they lie between cells. The doubt is
-    twice the median error measured with a small network, whose joints err together and for long.
-    image_outlier_m: 2D residuals beyond this lose influence (Cauchy). face_ratio: how much worse
-    points of the face are.
+    is missing to image_sure; all three add up. Joints without any error have confidences down to
+    image_sure and less where they lie between cells. The doubt is twice the median error measured
+    with a small network, whose joints err together and for long. image_outlier_m: 2D residuals
+    beyond this lose influence (Cauchy). face_ratio: how much worse points of the face are.
     limit_rad: softness of the joint limits; rest_rad: pull to the middle of the range, which
     decides only what nothing else sees. turn_floor_rad, shift_floor_m and depth_floor_m: how far
     a frame may lead from the pose predicted for somebody at rest (joints; root across and along
@@ -58,7 +57,7 @@ class FitWeights:
     points_m: float = 0.80
     image_m: float = 0.008
     image_px: float = 1.0
-    image_doubt_m: float = 0.25
+    image_doubt_m: float = 0.20
     image_sure: float = 0.85
     image_outlier_m: float = 0.07
     face_ratio: float = 2.5
@@ -316,8 +315,7 @@ def _iterate(
     q = shown[..., :2] / z[..., None]
     depth = np.maximum(root[:, 2:], 0.1)
     error = (q - m.rays) * depth[..., None]
-    sure = w.image_m + m.pixel * depth
-    weight = m.share / (sure + m.doubt_m)
+    weight = m.share / (w.image_m + m.pixel * depth + m.doubt_m)
     outlier = 1 / (1 + (error**2).sum(-1) / w.image_outlier_m**2)
     weight *= np.sqrt(outlier) * (shown[..., 2] > 0.1)
     np.multiply(error, weight[..., None], out=r[:, split:].reshape(n, _K, 2))
@@ -328,14 +326,6 @@ def _iterate(
     turned = jac.swapaxes(1, 2)
     A = turned @ jac
     g = (turned @ r[..., None])[..., 0]
-
-    # Stage II read the pose from the same 2D joints, so doubtful ones say nothing new of it; but
-    # nothing else tells where the person is, and there their errors cancel: full weight.
-    j2_root = j2[..., :3].reshape(n, -1, 3)
-    rest = np.repeat((1 + m.doubt_m / sure) ** 2 - 1, 2, axis=1)
-    turned = (j2_root * rest[..., None]).swapaxes(1, 2)
-    A[:, :3, :3] += turned @ j2_root
-    g[:, :3] += (turned @ r[:, split:, None])[..., 0]
 
     A[:, :3, :3] += prior.root_weight + prior.far_weight
     g[:, :3] += (prior.root_weight @ (root - prior.root)[..., None])[..., 0]
