@@ -142,7 +142,6 @@ class Follower:
             max_gap_s=c.max_gap_s,
             min_age=1 if c.still else c.min_age,
             min_score=c.min_score,
-            mend=lift is not None and not c.still,
             people_max=c.people_max,
         )
         if c.still:  # nothing comes later that could make sure
@@ -168,10 +167,11 @@ class Follower:
         people = [p for p in detections.people if _sane(p)]
         if self.config.still:
             self._tracker.forget()
+        people = self._regrouped(people, frame)
         matches = self._tracker.update(frame, people)
         self._exchange(matches)
         tracked = time.perf_counter()
-        pairs = self._put_right(matches, people, frame)
+        pairs = [(t, people[j]) for t, j in matches.pairs]
         rows = np.array([t.slot for t, _ in pairs], np.intp)
         root, rotations = self._fit(frame, rows, [p for _, p in pairs])
         fitted = time.perf_counter()
@@ -207,36 +207,39 @@ class Follower:
         lengths = self._fitter.bodies.lengths_m
         return {t.track_id: lengths[t.slot].copy() for t in self._tracker.tracks if t.track_id >= 0}
 
-    def _put_right(
-        self, matches: Matches, people: list[Person3D], frame: Frame
-    ) -> list[tuple[Track, Person3D]]:
-        """Return tracks with their people, lifted anew who has joints of another reading."""
-        pairs = [(t, people[j]) for t, j in matches.pairs]
-        if self._lift is None or not pairs:
-            return pairs
-        own = np.array([j for _, j in matches.pairs])[:, None]
-        there = np.stack([p.seen.confidence > 0 for _, p in pairs])
-        changed = np.flatnonzero(((matches.places != own) & (there | (matches.places >= 0))).any(1))
-        if not len(changed):
-            return pairs
-        px = np.stack([p.seen.joints_px for p in people])
+    def _regrouped(self, people: list[Person3D], frame: Frame) -> list[Person3D]:
+        """Return people with joints of others given back to these, lifted anew who has changed."""
+        if self._lift is None or self.config.still or not people:
+            return people
+        places = self._tracker.regrouped(frame.time_s, people)
         confidence = np.stack([p.seen.confidence for p in people])
-        joints = np.arange(_K)
-        mended = []
-        for i in changed:
-            place = matches.places[i]
+        px = np.stack([p.seen.joints_px for p in people])
+        there = np.isfinite(px[..., 0])
+        own = np.where(there, np.arange(len(people))[:, None], -1)
+        same = (places[: len(people)] == own).all(1)
+        changed = np.append(~same, np.ones(len(places) - len(people), bool))
+        changed &= (places >= 0).sum(1) >= 2
+        out = [p for p, kept in zip(people, same) if kept]
+        if not changed.any():
+            return out
+        known = [p.seen.encoding for p in people if p.seen.encoding is not None]
+        bones = np.stack(known) if len(known) == len(people) else None
+        worth = np.array([p.seen.score for p in people]) / np.sqrt(np.maximum(there.sum(1), 1))
+        joints, mended = np.arange(_K), []
+        for place in places[changed]:
             taken = place >= 0
+            score = float(worth[place[taken]].mean()) * float(np.sqrt(taken.sum()))
             mended.append(
                 Person2D(
                     np.where(taken[:, None], px[place, joints], np.nan),
                     np.where(taken, confidence[place, joints], 0),
-                    pairs[i][1].seen.score,
+                    min(1.0, score),
+                    None
+                    if bones is None
+                    else np.where(taken[:, None], bones[place, joints], np.nan),
                 )
             )
-        for i, person in zip(changed, self._lift(mended, frame.camera), strict=True):
-            if _sane(person):
-                pairs[i] = (pairs[i][0], person)
-        return pairs
+        return out + [p for p in self._lift(mended, frame.camera) if _sane(p)]
 
     def _exchange(self, matches: Matches) -> None:
         """Make the rows of tracks that begin or end empty; keep bodies for people who return."""

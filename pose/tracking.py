@@ -37,7 +37,7 @@ from manypose.pose.tracking_memory import (
     reassign,
     recognise,
 )
-from manypose.pose.tracking_mix import MixConfig, owners
+from manypose.pose.tracking_mix import Expected, MixConfig, regrouped
 from manypose.pose.tracking_surplus import parts, thin
 
 Float = NDArray[np.floating[Any]]
@@ -49,8 +49,7 @@ class Matches:
     """Result of one frame: pairs (track, index of detection), and what became of tracks.
 
     moved: (track, the one that had its identity until now); rows' bodies must follow. reset: time
-    ran back or the video was cut. places (pairs, K): the detection from which each joint is to be
-    taken, -1 = none; not only that of the pair where people overlap.
+    ran back or the video was cut.
     """
 
     pairs: list[tuple[Track, int]]
@@ -60,7 +59,6 @@ class Matches:
     returned: list[Track]
     moved: list[tuple[Track, Track]]
     reset: bool
-    places: NDArray[np.intp]
 
 
 class Tracker:
@@ -123,7 +121,6 @@ class Tracker:
                 ended.append(track)
         born = self._begin(now, seen, {j for _, j in matched}, sound)
         matched += born
-        places = self._untangle(matched, now, seen)
         self._observe(matched, now, seen, sound)
         changes = self._remember(matched, missed, colours, now)
         self._retire(ended, keep=not cut)
@@ -140,33 +137,28 @@ class Tracker:
             returned,
             changes.moved,
             reset or cut,
-            places,
         )
 
-    def _untangle(
-        self, matched: list[tuple[Track, int]], now: float, seen: Seen
-    ) -> NDArray[np.intp]:
-        """Give joints of people who overlap to whom they belong; return from where (pairs, K)."""
-        index = np.array([j for _, j in matched], np.intp)
-        points = seen.points[index]
-        there = np.isfinite(points[..., 0])
-        places = np.where(there, index[:, None], -1)
-        if not self._config.mend:
-            return places
-        known = [t.hits >= 5 and now - t.seen_s < 0.15 for t, _ in matched]
-        sure = np.flatnonzero(known)
-        if len(sure) < 2:
-            return places
-        some = [matched[i] for i in sure]
-        ahead = np.array([now - t.seen_s for t, _ in some])[:, None]
-        last = np.stack([t.points_px for t, _ in some])
-        last = last + (np.stack([t.velocity_px for t, _ in some]) * ahead)[:, None]
-        size = np.array([t.size_px for t, _ in some])
-        own = owners(last, points[sure], size, MixConfig(), float(ahead.max()))
-        places[sure] = np.where(own >= 0, index[sure][own], -1)
-        joints = np.arange(points.shape[1])
-        mixed = np.where((own >= 0)[..., None], points[sure][own, joints], np.nan)
-        seen.points[index[sure]] = mixed
+    def regrouped(self, now: float, people: Sequence[Person3D]) -> NDArray[np.intp]:
+        """Return (R, K) from which of the people each joint of R readings comes, -1 = from none.
+
+        To be asked before `update`. See `tracking_mix.regrouped`.
+        """
+        points, limits = stacked(people).points, self._config
+        step = max(now - self._time_s, 0.0) if self._time_s is not None else 0.0
+        sure = [t for t in self._tracks if t.hits >= 5 and 0 <= now - t.seen_s < limits.mend_s]
+        if not sure:
+            return regrouped(points, Expected(points[:0], np.zeros(0)), MixConfig())[0]
+        ahead = np.array([now - t.seen_s for t in sure])[:, None]
+        last = np.stack([t.points_px for t in sure])
+        last = last + (np.stack([t.velocity_px for t in sure]) * ahead)[:, None]
+        unknown = now - np.stack([t.joint_s for t in sure]) >= limits.joint_s
+        unknown |= np.stack([t.borrowed_s for t in sure]) > limits.borrow_s
+        size = np.array([t.size_px for t in sure])
+        expected = Expected(np.where(unknown[..., None], np.nan, last), size, step)
+        places, foreign = regrouped(points, expected, MixConfig())
+        for track, borrowed in zip(sure, foreign):
+            track.borrowed_s = np.where(borrowed, track.borrowed_s + step, 0.0)
         return places
 
     def _remember(
@@ -332,9 +324,11 @@ class Tracker:
         v_m = v_m + gain * (speed - v_m)
         # a joint not seen now is remembered where it was, moved along with the rest
         carried = last + (v_px * np.clip(dt, 0, 0.2)[:, None])[:, None]
-        points = np.where(np.isfinite(points), points, carried)
+        there = np.isfinite(points[..., 0])
+        points = np.where(there[..., None], points, carried)
         for i, (track, j) in enumerate(matched):
             track.points_px = points[i]
+            track.joint_s = np.where(there[i], now, track.joint_s)
             if sound[j]:  # weak ones tell little of the whole
                 track.velocity_px, track.velocity_m = v_px[i], v_m[i]
                 track.pose_m, track.root_m = seen.poses[j], roots[i]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose.appearance import colour_distances, mixed_colours
+from manypose.pose.joints import JOINTS_2D
 from manypose.pose.likeness import alike
 
 Float = NDArray[np.floating[Any]]
@@ -40,7 +41,9 @@ class TrackingConfig:
     weak_s: float = 0.5  # for so long
     weak_near: float = 0.4  # and if so much like what is expected
     repeat: float = 0.6  # likeness from which a reading repeats another one
-    mend: bool = False  # joints of people who overlap are given to whom they belong
+    mend_s: float = 0.3  # seen within this time: joints read for others are taken back
+    joint_s: float = 0.2  # a joint not seen for so long is expected nowhere,
+    borrow_s: float = 0.5  # nor one that has been taken from others for longer
     people_max: int = 20
 
 
@@ -57,6 +60,8 @@ class Track:
     sound_s: float = 0.0  # when last seen well enough to be believed without its past
     score: float = 0.0
     points_px: Float = field(default_factory=lambda: np.zeros((0, 2)))
+    joint_s: Float = field(default_factory=lambda: np.full(len(JOINTS_2D), -np.inf))  # last seen
+    borrowed_s: Float = field(default_factory=lambda: np.zeros(len(JOINTS_2D)))
     size_px: float = 1.0
     velocity_px: Float = field(default_factory=lambda: np.zeros(2))
     root_m: Float = field(default_factory=lambda: np.zeros(3))

@@ -1,7 +1,7 @@
-"""Joints of two people who overlap in the picture, given back to whom they belong.
+"""Joints given to whom they belong where people overlap in the picture.
 
-Reading limbs from maps cannot tell whose knee it is where two people cover each other; a reading
-then mixes them, and what is known of their motion can tell.
+Reading limbs from maps cannot tell whose knee it is where people cover each other: a reading then
+mixes them, or swallows somebody whole. What is known of their motion can tell.
 """
 
 from __future__ import annotations
@@ -12,57 +12,151 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manypose.pose.likeness import oks
+from manypose.pose.tracking_memory import assign
+
 Float = NDArray[np.floating[Any]]
+Int = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+_CAP = 1.0  # squared jump, in sizes, beyond which joints are as far as can be
+_NEAR_COST = 0.85  # 1 - OKS up to which a reading is somebody's
 
 
 @dataclass(frozen=True, slots=True)
 class MixConfig:
     """When a joint changes hands; lengths in sizes of the person.
 
-    two: by how much an exchange must shorten the jump of both joints (root of squares), for steps
-    of 1/30 s. one: a joint read for one person alone goes over if it lies so near to where the
-    other's is expected, and `times` as far from its own place.
+    two: by how much an exchange must shorten the jumps (root of squares), for steps of 1/30 s.
+    one: so near to where it is expected a joint of another's reading must lie; it goes over if
+    `times` as far from the place of whom it was read for. alone: somebody all
+    of whose joints were read for others is put together from so many of them.
     """
 
     two: float = 0.15
     one: float = 0.06
     times: float = 2.0
+    alone: int = 6
 
 
-def owners(
-    last: Float, points: Float, size: Float, config: MixConfig, step_s: float = 1 / 30
-) -> NDArray[np.intp]:
-    """Return (n, K): from which reading each of n people takes each joint, -1 = from none.
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """Where people are expected: points (T, K, 2) px, NaN = not known; sizes (T,) px.
 
-    last (n, K, 2): where the joints are expected, NaN = not known; points (n, K, 2): as read, px,
-    NaN = not seen; size (n,) px; step_s: since the last frame.
+    step_s: since the last frame.
     """
-    # what the prediction misses, the acceleration, grows with the square of the time
-    two = config.two * max(1.0, 30 * step_s) ** 2
-    n = len(points)
+
+    points: Float
+    sizes: Float
+    step_s: float = 1 / 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sides:
+    """Who stands where: T people expected, M readings, K joints.
+
+    away (T, M, K): squared distance of every reading's joint from where somebody's is expected,
+    in sizes; own (T,): each one's reading or -1; seen (M, K); close (T, M, K): joints of others'
+    readings that lie where somebody's are expected.
+    """
+
+    away: Float
+    own: Int
+    seen: Mask
+    close: Mask
+
+    @property
+    def paired(self) -> Int:
+        """Those who have a reading of their own."""
+        return np.flatnonzero(self.own >= 0)
+
+
+def regrouped(points: Float, expected: Expected, config: MixConfig) -> tuple[Int, Mask]:
+    """Return from which reading each joint of R new readings comes (R, K), -1 = from none.
+
+    The first M rows are the readings, points (M, K, 2) px, NaN = not seen, with joints given and
+    taken; further rows are people whose joints had all been read for others. The second result
+    (T, K) tells which joints of people expected are taken from another's reading.
+    """
+    m_count, t_count = len(points), len(expected.points)
     seen = np.isfinite(points[..., 0])
-    out = np.where(seen, np.arange(n)[:, None], -1)
+    same = np.where(seen, np.arange(m_count)[:, None], -1)
+    nothing = np.zeros((t_count, points.shape[1]), bool)
+    if not m_count or not t_count:
+        return same, nothing
+    sizes = expected.sizes[:, None]
+    away = ((expected.points[:, None] - points) ** 2).sum(-1) / sizes[..., None] ** 2
+    away = np.where(np.isfinite(away), away, np.inf)
+    near = oks(expected.points, points, np.broadcast_to(sizes, (t_count, m_count)))
+    own = np.full(t_count, -1)
+    for t, m in assign(1 - near, _NEAR_COST):
+        own[t] = m
     low = np.where(seen[..., None], points, np.inf).min(1)
     high = np.where(seen[..., None], points, -np.inf).max(1)
-    meet = (low[:, None] < high[None]).all(-1)
-    for i, j in zip(*np.nonzero(np.triu(meet & meet.T, 1))):
-        a, b = points[i], points[j]
-        own_a, own_b = _square(a, last[i]), _square(b, last[j])
-        new_a, new_b = _square(b, last[i]), _square(a, last[j])
-        unit = float(min(size[i], size[j]))
-        with np.errstate(invalid="ignore"):
-            swap = new_a + new_b < own_a + own_b - (two * unit) ** 2
-            near = (config.one * unit) ** 2
-            far = config.times**2
-            gives = ~seen[j] & (new_b < near) & (own_a > far * np.maximum(new_b, near / 4))
-            takes = ~seen[i] & (new_a < near) & (own_b > far * np.maximum(new_a, near / 4))
-        mine, yours = out[i].copy(), out[j].copy()
-        out[i] = np.where(swap | takes, yours, np.where(gives, -1, mine))
-        out[j] = np.where(swap | gives, mine, np.where(takes, -1, yours))
-    # a person who would be left with next to nothing keeps what was read
-    poor = (out >= 0).sum(1) < np.minimum(seen.sum(1), 3)
-    return np.where(poor.any(), np.where(seen, np.arange(n)[:, None], -1), out)
+    meet = (low[:, None] <= high[None]).all(-1)
+    meet &= meet.T
+    close = away < config.one**2
+    close &= np.where((own >= 0)[:, None], meet[own], True)[..., None]
+    paired = np.flatnonzero(own >= 0)
+    close[paired, own[paired]] = False
+    # who would be left with next to nothing keeps what was read; who gets too little, gets nothing
+    for _ in range(3):
+        if not close.any():
+            return same, nothing
+        sides = _Sides(away, own, seen, close)
+        takes = _takes(sides, expected.step_s, config)
+        count, had = (takes >= 0).sum(1), np.zeros(t_count, np.intp)
+        had[paired] = seen[own[paired]].sum(1)
+        poor = np.where(own >= 0, count < np.minimum(had, 3), (count > 0) & (count < config.alone))
+        if not poor.any():
+            return _given(sides, takes, same)
+        close[poor] = False
+        close[:, own[poor & (own >= 0)]] = False
+    return same, nothing
 
 
-def _square(a: Float, b: Float) -> Float:
-    return np.asarray(((a - b) ** 2).sum(-1))
+def _takes(sides: _Sides, step_s: float, config: MixConfig) -> Int:
+    """Return (T, K) from which reading each one takes each joint: least jumps in all, -1 = none."""
+    # what the prediction misses, the acceleration, grows with the square of the time
+    two = (config.two * max(1.0, 30 * step_s) ** 2) ** 2
+    away, own, paired = sides.away, sides.own, sides.paired
+    t_count, m_count, k_count = away.shape
+    mine = np.zeros((t_count, m_count), bool)
+    mine[paired, own[paired]] = True
+    has = np.zeros((t_count, k_count), bool)
+    has[paired] = sides.seen[own[paired]]
+    lacking = np.where(sides.close & ~has[:, None], away, np.inf).min(0)  # (M, K)
+    held = np.full((m_count, k_count), np.inf)  # how far a joint is from the place of its holder
+    held[own[paired]] = away[paired, own[paired]]
+    holder = np.zeros(m_count, bool)
+    holder[own[paired]] = True
+    plain = held > config.times**2 * np.maximum(lacking, config.one**2 / 4)
+    keeps = np.where(np.isfinite(lacking) & plain, -_CAP, two)
+    takes = np.full((t_count, k_count), -1)
+    takes[paired] = np.where(has[paired], own[paired][:, None], -1)
+    for k in np.flatnonzero(sides.close.any((0, 1))):
+        close = sides.close[:, :, k]
+        rows = np.flatnonzero(close.any(1) | has[:, k])
+        columns = np.flatnonzero(close.any(0) | (holder & sides.seen[:, k]))
+        some = np.ix_(rows, columns)
+        jump = np.minimum(away[:, :, k][some], _CAP)
+        value = np.where(close[some], _CAP - jump, -1.0)
+        value = np.where(mine[some], _CAP - jump + keeps[columns, k], value)
+        takes[rows, k] = -1
+        for i, j in assign(-value, 0.0):
+            takes[rows[i], k] = columns[j]
+    return takes
+
+
+def _given(sides: _Sides, takes: Int, same: Int) -> tuple[Int, Mask]:
+    """Return the new readings and what is taken from others' (see `regrouped`)."""
+    own, paired = sides.own, sides.paired
+    given = np.zeros_like(sides.seen)
+    t, k = np.nonzero(takes >= 0)
+    given[takes[t, k], k] = True
+    out = np.where(given, -1, same)  # what nobody claims stays where it was
+    out[own[paired]] = np.where(takes[paired] >= 0, takes[paired], out[own[paired]])
+    foreign = np.zeros(takes.shape, bool)
+    foreign[paired] = (takes[paired] >= 0) & (takes[paired] != own[paired][:, None])
+    alone = (own < 0) & (takes >= 0).any(1)
+    return np.concatenate([out, takes[alone]]), foreign

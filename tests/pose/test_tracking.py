@@ -9,7 +9,7 @@ from manypose.pose.likeness import oks
 from manypose.pose.records import Detections, Frame, Person2D
 from manypose.pose.tracking import Tracker
 from manypose.pose.tracking_memory import TrackingConfig
-from manypose.pose.tracking_mix import MixConfig, owners
+from manypose.pose.tracking_mix import Expected, MixConfig, regrouped
 from tests.pose import simulated as sim
 
 RATE = 30.0
@@ -139,20 +139,44 @@ def test_a_part_of_somebody_in_front_does_not_lead_a_track_astray():
     assert sorted((t.track_id, j) for t, j in matches.pairs) == [(0, 0), (1, 1)]
 
 
-def test_joints_read_for_the_wrong_one_of_two_who_overlap_go_back():
+def two_who_overlap():
     rng = np.random.default_rng(0)
     last = rng.uniform(0, 100, (2, 20, 2))
     last[1] += 15
-    points = last + rng.normal(0, 0.5, last.shape)
+    return Expected(last, np.full(2, 80.0)), last + rng.normal(0, 0.5, last.shape)
+
+
+def test_joints_read_for_the_wrong_one_of_two_who_overlap_go_back():
+    expected, points = two_who_overlap()
     mixed = points.copy()
     mixed[:, [7, 13]] = points[::-1, [7, 13]]  # exchanged
     mixed[0, 9], mixed[1, 9] = points[1, 9], np.nan  # read for the other one alone
-    own = owners(last, mixed, np.full(2, 80.0), MixConfig())
-    assert own[0, [7, 13]].tolist() == [1, 1]
-    assert own[1, [7, 13, 9]].tolist() == [0, 0, 0]
-    assert own[0, 9] == -1
+    places, foreign = regrouped(mixed, expected, MixConfig())
+    assert places[0, [7, 13]].tolist() == [1, 1]
+    assert places[1, [7, 13, 9]].tolist() == [0, 0, 0]
+    assert places[0, 9] == -1
     rest = np.delete(np.arange(20), [7, 9, 13])
-    assert (own[:, rest] == [[0], [1]]).all()
+    assert (places[:, rest] == [[0], [1]]).all()
+    assert np.argwhere(foreign).tolist() == [[0, 7], [0, 13], [1, 7], [1, 9], [1, 13]]
+
+
+def test_somebody_read_as_a_part_of_another_is_put_together_again():
+    expected, points = two_who_overlap()
+    whole = points[:1].copy()
+    whole[0, :8] = points[1, :8]
+    places, _ = regrouped(whole, expected, MixConfig())
+    assert places[0].tolist() == [-1] * 8 + [0] * 12
+    assert places[1].tolist() == [0] * 8 + [-1] * 12
+
+
+def test_readings_stay_as_they_are_where_motion_says_nothing_else():
+    expected, points = two_who_overlap()
+    nobody = Expected(points[:0], np.zeros(0))
+    for known in (expected, nobody, replace(expected, points=np.full_like(points, np.nan))):
+        places, foreign = regrouped(points, known, MixConfig())
+        assert (places == [[0], [1]]).all()
+        assert not foreign.any()
+    assert regrouped(points[:0], expected, MixConfig())[0].shape == (0, 20)
 
 
 def test_a_cut_forgets_everybody_and_ids_are_not_used_again():
