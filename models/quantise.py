@@ -29,8 +29,8 @@ from manypose.pose.records import UInt8
 
 OUTPUTS = ("heatmaps", "pafs", "encodings")
 SQNR_WANTED_DB = 18.0
-# Share of each picture in the running range of an activation. The widest range of all pictures is
-# that of one rare outlier and costs 7 dB (Jacob et al. 2018, section 3.1: averaged ranges).
+# Share of each picture in the running range of an activation: the widest range of all pictures is
+# that of one rare outlier (Jacob et al. 2018, section 3.1).
 _NEW_RANGE = 0.02
 
 
