@@ -6,6 +6,7 @@ class's ``exit_code``. Anything else that escapes is a defect and shows its trac
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 
@@ -60,4 +61,5 @@ class DeviceError(ManyposeError):
 ARCHIVE_DAMAGE = (
     OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError,
     NotImplementedError, RuntimeError, AttributeError, zipfile.BadZipFile, zlib.error,
+    SyntaxError, tokenize.TokenError,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,11 @@ from drawn_engine import drawn_engine
 from made_clips import picture, write_clip
 
 from manypose.app.config import Config, load_config
+from manypose.app.formats import reading
 from manypose.app.formats.reading import load_run
 from manypose.app.process import Job, process
 from manypose.app.sources import open_source
-from manypose.errors import ManyposeError
+from manypose.errors import ManyposeError, SourceError
 
 MUTANTS = 40
 
@@ -67,6 +69,17 @@ def test_a_mutated_file_is_refused_or_read(
         except ManyposeError as error:
             assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
         assert time.monotonic() - start < 10
+
+
+def test_an_array_whose_description_ends_in_its_midst_is_refused(tmp_path: Path) -> None:
+    head = (
+        b"\x93NUMPY\x01\x00" + (30).to_bytes(2, "little") + b"{'descr': ('<f4', (3, \x00".ljust(30)
+    )
+    with zipfile.ZipFile(tmp_path / "pose.npz", "w") as archive:
+        for name in reading._SHAPES:
+            archive.writestr(f"{name}.npy", head)
+    with pytest.raises(SourceError, match="not a whole result file"):
+        load_run(tmp_path / "pose.npz")
 
 
 def test_mutated_settings_are_refused_or_read(tmp_path: Path) -> None:
