@@ -206,12 +206,10 @@ def load_front_end(
         from manypose.models import adaptive
 
         network = adaptive.load(
-            model, backend, device, threads, precision, batch, target_fps, encodings
+            model, backend, device, threads, precision, batch, target_fps, encodings, size
         )
     else:
-        network = load_network(
-            model, backend, device, threads, precision, batch, encodings=encodings
-        )
+        network = load_network(model, backend, device, threads, precision, batch, size, encodings)
     return StageOneFrontEnd(network, grouping or GroupingConfig())
 
 

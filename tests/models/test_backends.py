@@ -316,6 +316,10 @@ def test_an_input_size_picks_its_files_or_a_smaller_grid(small_files: Files) -> 
         96,
         64,
     )
+    front_end = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32", size=(64, 32))
+    assert front_end.info.input_size == (64, 32)
+    slow = backends.load_front_end("tiny", "auto", "cpu", 1, "fp32", target_fps=9, size=(64, 32))
+    assert slow.info.input_size == (64, 32)
     for size in ((128, 64), (80, 64), (96, 0)):
         with pytest.raises(UsageError, match="take one of 96x64"):
             backends.load_network("tiny", "openvino", "cpu", 1, size=size)
