@@ -91,7 +91,8 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     """
     import cv2
 
-    from manypose.models.backends import load_front_end, size_named
+    from manypose.models.backends import load_front_end
+    from manypose.models.preprocess import size_named
 
     # OpenCV's own threads fight those of the network and of the decoder.
     cv2.setNumThreads(1)
@@ -108,7 +109,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         GroupingConfig(people_max=config.people.max),
         model.target_fps,
         config.fit.encodings,
-        size_named(model.input),
+        size_named(model.input) if model.input else None,
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

@@ -242,20 +242,6 @@ def input_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def size_named(text: str) -> tuple[int, int] | None:
-    """Return width and height of a text such as 512x320, None for an empty one.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    if not text:
-        return None
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()) or len(text) > 11:
-        raise UsageError(f"--input {text}: write width and height as 512x320")
-    return int(width), int(height)
-
-
 def _of_size(
     model: str, rows: Sequence[Weights], size: tuple[int, int] | None
 ) -> tuple[list[Weights], bool]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from manypose.errors import UsageError
 from manypose.pose.records import Float, Picture, UInt8
 
 STRIDE = 8
+_GRID = 2 * STRIDE  # sides of the input are multiples of this
 BORDER = 114  # grey of the border, as in training
 
 
@@ -70,3 +72,16 @@ def grid_to_image(
             [0, stride * y_scale, (half - top) * y_scale - 0.5],
         ]
     )
+
+
+def size_named(text: str) -> tuple[int, int]:
+    """Return width and height of an input size such as 512x320.
+
+    Raises:
+        UsageError: it is none, or not in multiples of 16.
+    """
+    words = text.lower().split("x")
+    if len(words) != 2 or not all(w.isdigit() and int(w) >= 32 and not int(w) % _GRID
+                                  for w in words):  # fmt: skip
+        raise UsageError(f"size {text}: width x height in multiples of {_GRID}, such as 512x320")
+    return int(words[0]), int(words[1])

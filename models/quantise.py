@@ -1,7 +1,7 @@
 """Int8 files: Stage I calibrated on photographs, with a report of what rounding costs.
 
 `quantise` writes QDQ form for ONNX Runtime, which OpenVINO reads too; `quantise_openvino` has NNCF
-make OpenVINO's own form, which that engine runs faster. Activations are uint8, weights int8 per
+make OpenVINO's own form. Activations are uint8, weights int8 per
 channel in 7 bits: CPUs without VNNI add two products in 16 bits, which overflow with 8.
 """
 
@@ -150,12 +150,7 @@ def quantise(
             part.unlink(missing_ok=True)
     if record:
         _record(out, meta)
-    return {
-        "sqnr_db": {k: round(v, 2) for k, v in report.items()},
-        "float_layers": floats,
-        "pictures": len(calibration),
-        "bytes": out.stat().st_size,
-    }
+    return _told(report, floats, len(calibration), out)
 
 
 def quantise_openvino(
@@ -204,11 +199,17 @@ def quantise_openvino(
         made.replace(out)
     if record:
         _record(out, meta)
+    return _told(report, [], len(calibration), out, out.with_suffix(".bin"))
+
+
+def _told(
+    sqnr: Mapping[str, float], floats: Sequence[str], pictures: int, *files: Path
+) -> dict[str, Any]:
     return {
-        "sqnr_db": {k: round(v, 2) for k, v in report.items()},
-        "float_layers": [],
-        "pictures": len(calibration),
-        "bytes": out.stat().st_size + out.with_suffix(".bin").stat().st_size,
+        "sqnr_db": {k: round(v, 2) for k, v in sqnr.items()},
+        "float_layers": floats,
+        "pictures": pictures,
+        "bytes": sum(f.stat().st_size for f in files),
     }
 
 

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from manypose.models.train.stage1 import size_named
+    from manypose.models.preprocess import size_named
 
     for size in args.sizes:
         size_named(size)

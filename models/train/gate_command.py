@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from manypose.errors import UsageError
 from manypose.models import pruning
 from manypose.models.heads import Maps
+from manypose.models.preprocess import size_named
 from manypose.models.train import batches, readers, store
 from manypose.models.train.batches import Augmentation, Batch
 from manypose.models.train.gates import GateConfig, Gated
 from manypose.models.train.losses import losses
-from manypose.models.train.stage1 import PRESETS, size_named
+from manypose.models.train.stage1 import PRESETS
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from manypose.errors import UsageError
-from manypose.models.train import batches, distil, pool, readers, stage1, store
+from manypose.models.preprocess import size_named
+from manypose.models.train import batches, distil, pool, readers, store
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         WeightsError: the teacher cannot be used.
         OutputError: --out cannot be written.
     """
-    width, height = stage1.size_named(args.size)
+    width, height = size_named(args.size)
     if args.count < 1:
         raise UsageError("--count must be above 0")
     if args.teacher_layer and not args.teacher:

@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prune and report; returns the exit code."""
+    from manypose.models.preprocess import size_named
     from manypose.models.pruning import BETA
-    from manypose.models.train.stage1 import size_named
 
     if args.beta not in BETA:
         raise UsageError(f"--beta {args.beta}: give one of {', '.join(BETA)}")

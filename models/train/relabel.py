@@ -249,7 +249,8 @@ def run(args: argparse.Namespace) -> int:
         UsageError: an option makes no sense.
         WeightsError, SourceError, OutputError: a file cannot be read or written.
     """
-    from manypose.models.train.stage1 import device_named, size_named
+    from manypose.models.preprocess import size_named
+    from manypose.models.train.stage1 import device_named
 
     if not 0 <= args.alone <= 1:
         raise UsageError(f"--alone {args.alone}: a score lies between 0 and 1")

@@ -22,7 +22,7 @@ import numpy as np
 
 from manypose.errors import OutputError, UsageError
 from manypose.models import export, quantise
-from manypose.models.preprocess import letterbox
+from manypose.models.preprocess import letterbox, size_named
 from manypose.models.train import checkpoints, readers, scores
 from manypose.models.train.packs import Photo, decoded
 from manypose.pose.records import NetworkOutput
@@ -90,13 +90,11 @@ def run(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from manypose.models.train import stage1
-
     if args.threads:
         torch.set_num_threads(args.threads)
     if not args.name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"--name {args.name}: letters, digits, - and _ only")
-    sizes = [stage1.size_named(text) for text in args.size]
+    sizes = [size_named(text) for text in args.size]
     net, about = checkpoints.network(args.weights, "cpu")
     trained_on = args.trained_on or _sources(args.weights)
     photos = [p for a in args.val for p in readers.open_source(a)]

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from manypose.errors import DeviceError, OutputError, UsageError
-from manypose.models.heads import BACKBONES, STRIDE, StageOne
+from manypose.models.heads import BACKBONES, StageOne
+from manypose.models.preprocess import size_named
 from manypose.models.train import batches, checkpoints, distil, loop, packs, ranks, readers, store
 from manypose.models.train.figures import figures
 from manypose.models.train.packs import Photo
@@ -25,7 +26,6 @@ from manypose.models.train.reports import Report
 from manypose.models.train.store import Store
 
 _LOG = logging.getLogger(__name__)
-_GRID = 2 * STRIDE  # sides of the input are multiples of this
 
 PRESETS: dict[str, Recipe] = {
     "gpu": Recipe(
@@ -191,19 +191,6 @@ def _parts(text: str) -> tuple[Part, ...]:
         except ValueError:
             raise UsageError(f"--parts {word}: write SHARE:WxHxBATCH, 0.7:256x160x16") from None
     return tuple(parts)
-
-
-def size_named(text: str) -> tuple[int, int]:
-    """Return width and height of an input size such as 512x320.
-
-    Raises:
-        UsageError: it is none, or not in multiples of 16.
-    """
-    words = text.lower().split("x")
-    if len(words) != 2 or not all(w.isdigit() and int(w) >= 32 and not int(w) % _GRID
-                                  for w in words):  # fmt: skip
-        raise UsageError(f"size {text}: width x height in multiples of {_GRID}, such as 512x320")
-    return int(words[0]), int(words[1])
 
 
 def to_score(

@@ -307,11 +307,6 @@ def test_a_containers_quota_limits_the_threads(
 
 
 def test_an_input_size_picks_its_files_or_a_smaller_grid(small_files: Files) -> None:
-    for text, want in (("", None), ("512x320", (512, 320)), ("96X64", (96, 64))):
-        assert backends.size_named(text) == want
-    for text in ("512", "x", "512x", "512x3.5", "512*320", "1234567x12345"):
-        with pytest.raises(UsageError, match="512x320"):
-            backends.size_named(text)
     assert backends.load_network("tiny", "onnx", "cpu", 1, size=(96, 64)).info.input_size == (
         96,
         64,

@@ -5,6 +5,7 @@ import pytest
 
 from manypose.app.main import main
 from manypose.errors import UsageError
+from manypose.models import preprocess
 from manypose.models.train import packs, stage1
 from manypose.models.train.figures import figures
 
@@ -68,10 +69,10 @@ def test_wrong_options_are_one_clear_line(words, expected, tmp_path, capsys):
 
 
 def test_sizes_are_multiples_of_16():
-    assert stage1.size_named("512x320") == (512, 320)
+    assert preprocess.size_named("512x320") == (512, 320)
     for text in ("512", "512x321", "axb", "16x16"):
         with pytest.raises(UsageError):
-            stage1.size_named(text)
+            preprocess.size_named(text)
 
 
 def test_smoke_takes_clear_people_only():
