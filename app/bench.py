@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     add_settings(
         parser, "model.name", "model.backend", "model.device", "model.precision", "model.threads",
-        "model.input", "model.target_fps",
+        "model.input", "model.target_fps", "model.careful",
         "filter.preset", "camera.fov_deg",
     )  # fmt: skip
     for word, (module, _) in SUBJECTS.items():

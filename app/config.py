@@ -52,6 +52,7 @@ class ModelConfig:
     threads: int = 0
     input: str = ""
     target_fps: float = 0.0
+    careful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_settings(
         parser, "model.name", "model.backend", "model.device", "model.precision", "model.threads",
-        "model.input", "model.target_fps",
+        "model.input", "model.target_fps", "model.careful",
         "camera.file", "camera.fov_deg", "source.rotate", "people.max", "fit.height_m",
         "filter.preset",
     )  # fmt: skip

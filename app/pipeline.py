@@ -110,6 +110,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.target_fps,
         config.fit.encodings,
         size_named(model.input) if model.input else None,
+        model.careful,
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

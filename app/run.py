@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fit.height_m", "people.max", "filter.preset", "filter.smooth", "source.rotate",
         "source.realtime", "model.name", "model.backend", "model.device", "model.precision",
         "model.threads",
-        "model.input", "model.target_fps",
+        "model.input", "model.target_fps", "model.careful",
     )  # fmt: skip
     parser.add_argument("--still", action="store_true", help="every picture on its own: no tracks")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many seconds")

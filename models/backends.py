@@ -32,9 +32,11 @@ from manypose.pose.records import Found2D, Frame, NetworkOutput
 
 if TYPE_CHECKING:
     from manypose.models.adaptive import AdaptiveNetwork
+    from manypose.models.careful import CarefulNetwork
 
 log = logging.getLogger(__name__)
 
+_LARGER = 4  # times the sides of a file's input, at most
 _OUTPUTS = {"heatmaps": len(JOINTS_2D), "pafs": 2 * len(LIMBS), "encodings": 3 * len(JOINTS)}
 
 
@@ -70,7 +72,7 @@ class StageOneNetwork:
             x = np.empty(shape, np.uint8)
         affine = [letterbox(f.picture, height, width, x[i])[1] for i, f in enumerate(frames)]
         boxed = time.perf_counter()
-        maps = {k: self._clean(k, v) for k, v in self._session.run(x).items()}
+        maps = self.maps(x)
         self._inputs.append(x)
         spent = {
             "resize": 1e3 * (boxed - started) / len(frames),
@@ -86,6 +88,10 @@ class StageOneNetwork:
         ]  # fmt: skip
         return outputs, spent
 
+    def maps(self, boxed: Array) -> dict[str, Array]:
+        """Return the maps by name of letter-boxed pictures (B, height, width, 3) uint8."""
+        return {k: self._clean(k, v) for k, v in self._session.run(boxed).items()}
+
     def _clean(self, name: str, maps: Array) -> Array:
         """Return maps without NaN and infinity; they are logged, not passed on."""
         if np.isfinite(maps.sum(dtype=np.float32)):
@@ -100,7 +106,7 @@ class StageOneFrontEnd:
     """Our own 2D front end: Stage I and the grouping of its joints into people."""
 
     def __init__(
-        self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig
+        self, network: StageOneNetwork | AdaptiveNetwork | CarefulNetwork, grouping: GroupingConfig
     ) -> None:
         self.network = network
         self.info = network.info
@@ -140,8 +146,8 @@ def load_network(
         precision: auto, fp32, int8 (its own file), bf16 or fp16 (where the engine has it).
         batch: frames in work at once, for recorded video: in one call, or, where the network
             returned says `parallel`, in calls by so many threads.
-        size: width and height of the input: one that there is a file for, or, with OpenVINO, a
-            smaller one; None for the smallest there is a file for.
+        size: width and height of the input: one that there is a file for, or, with OpenVINO, one
+            that differs by multiples of 32; None for the smallest there is a file for.
         encodings: whether the 3D half is wanted; without it OpenVINO saves a tenth.
 
     Raises:
@@ -184,25 +190,35 @@ def load_front_end(
     target_fps: float = 0.0,
     encodings: bool = True,
     size: tuple[int, int] | None = None,
+    careful: bool = False,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
     Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
     user's network. target_fps: the input size is lowered and raised to keep so many frames a
-    second, 0 for the file's own size.
+    second, 0 for the file's own size. careful: three input sizes in turn.
     """
     rows = weights.find(model)
-    if (target_fps or size) and rows[0].kind == "own":
+    if (target_fps or size or careful) and rows[0].kind == "own":
         raise UsageError(
-            "--target-fps and --input are for our networks; those of your own have one input size"
+            "--target-fps, --careful and --input are for our networks; those of your own have one "
+            "input size"
+        )
+    if careful and (target_fps or size):
+        raise UsageError(
+            "--careful takes input sizes of its own: leave --input and --target-fps away"
         )
     if rows[0].kind == "own":
         from manypose.models import topdown
 
         weights.verify(rows[0])
         return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name, batch)
-    network: StageOneNetwork | AdaptiveNetwork
-    if target_fps:
+    network: StageOneNetwork | AdaptiveNetwork | CarefulNetwork
+    if careful:
+        from manypose.models import careful as several
+
+        network = several.load(model, backend, device, threads, precision, batch, encodings)
+    elif target_fps:
         from manypose.models import adaptive
 
         network = adaptive.load(
@@ -251,14 +267,29 @@ def _of_size(
     if size is None or size in sizes.values():
         return [row for row in rows if sizes[row.path] == (size or least)], False
     # what is odd or even on the deepest grid must stay so
-    fits = all(0 < s <= most and (most - s) % 32 == 0 for s, most in zip(size, least))
-    if fits and "openvino" in installed():
-        return [row for row in rows if sizes[row.path] == least], True
+    alike = [there for there in sizes.values() if _reshapes(there, size)]
+    if alike and "openvino" in installed():
+        nearest = min(alike, key=lambda s: abs(s[0] * s[1] - size[0] * size[1]))
+        return [row for row in rows if sizes[row.path] == nearest], True
     there = ", ".join(f"{w}x{h}" for w, h in sorted(set(sizes.values())))
     raise UsageError(
         f"{model} has no input of {size[0]}x{size[1]}: take one of {there}, or with OpenVINO "
-        f"{least[0]}x{least[1]} less multiples of 32"
+        "one that differs from these by multiples of 32, up to four times as wide and high"
     )
+
+
+def _reshapes(there: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Return whether a file of an input size can be given another one."""
+    return all(0 < s <= _LARGER * t and (s - t) % 32 == 0 for s, t in zip(size, there))
+
+
+def input_sizes(model: str) -> list[tuple[int, int]]:
+    """Return the input sizes (width, height) that a network has files for.
+
+    Raises:
+        WeightsError: there is no such network, or a file is of another one.
+    """
+    return sorted({_input_size(row) for row in weights.find(model, ("stage1",))})
 
 
 def _input_size(row: Weights) -> tuple[int, int]:

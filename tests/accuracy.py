@@ -5,6 +5,8 @@
     python -m tests.accuracy --crowd PART [--model NAME|FILE]
     python -m tests.accuracy --place
 
+All but --place take --careful, three looks at every frame.
+
 The first runs the program as a user does, on the pictures of a folder with an annotations.json
 (each on its own) and on clips with the truth of every frame; by default the sample clip. Everything
 is run with the encodings of Stage I and from its 2D joints alone, so that the better one can be the
@@ -249,6 +251,7 @@ def tables() -> int:
     parser.add_argument("--model", default="light", metavar="NAME|FILE")
     parser.add_argument("--sequence", nargs=2, type=Path, action="append", metavar="FILE")
     parser.add_argument("--threads", default="1", metavar="N")
+    parser.add_argument("--careful", action="store_true", help="three looks at every frame")
     parser.add_argument("--stages", action="store_true", help="stage by stage, with the network")
     parser.add_argument("--crowd", type=Path, metavar="PART", help="a rendered sequence")
     parser.add_argument("--place", action="store_true", help="where people stand, perfect maps")
@@ -258,6 +261,7 @@ def tables() -> int:
         return 0
     if args.stages or args.crowd:
         settings = [("model.name", args.model), ("model.threads", args.threads)]
+        settings += [("model.careful", "true")] if args.careful else []
         # the first row reads encodings; everything after it does as the program does by default
         whole = load_engine(load_config([*settings, ("fit.encodings", "true")]))
         lift = lifting(load_config(settings))
@@ -268,6 +272,7 @@ def tables() -> int:
             by_stage(*(args.sequence or [SAMPLE])[0], engine)
         return 0
     options = ["--model", args.model, "--threads", args.threads]
+    options += ["--careful"] if args.careful else []
     with tempfile.TemporaryDirectory() as work:
         if args.truth3d:
             pictures(args.truth3d, options, Path(work))

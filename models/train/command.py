@@ -8,9 +8,13 @@ import importlib.util
 import logging
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manypose.errors import UsageError
 from manypose.models.train import checkpoints, packs, readers
+
+if TYPE_CHECKING:
+    from manypose.models.train.scores import Predict
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,9 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     join.add_argument("--out", type=Path, help="file to write (default: beside the parts)")
     join.set_defaults(run_step=_join)
     score = steps.add_parser("score", help="score weights on photos", allow_abbrev=False)
-    score.add_argument("weights", type=Path, help="ema.pt of a run")
+    score.add_argument("weights", type=Path, help="ema.pt of a run, or a name of manypose models")
     score.add_argument("--val", nargs="+", metavar="ADDRESS", required=True, help="photos")
-    score.add_argument("--size", default="512x320", help="input size (default 512x320)")
+    score.add_argument("--size", help="input size (default 512x320, of a name its own)")
+    score.add_argument("--precision", default="auto", help="of a name: auto, fp32, int8")
+    score.add_argument(
+        "--careful", action="store_true", help="of a name: as manypose run --careful"
+    )
     score.add_argument("--sure", type=float, help="score from which people count (default 0.3)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     score.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -92,13 +100,39 @@ def _score(args: argparse.Namespace) -> int:
     from manypose.models.train import scores, sheets, stage1
     from manypose.pose.grouping import GroupingConfig
 
-    net, about, photos, (width, height), device = stage1.to_score(args)
-    predict = scores.of_network(net, width, height, device)
+    if args.weights.suffix in (".pt", ".npz"):
+        if args.careful:
+            raise UsageError("--careful is for networks by name: give one of manypose models list")
+        args.size = args.size or "512x320"
+        net, about, photos, size, device = stage1.to_score(args)
+        predict = scores.of_network(net, *size, device)
+        title = f"{args.weights}, {about.get('images', '?')} images seen"
+    else:
+        predict, size, title = _of_name(args)
+        photos = [p for a in args.val for p in readers.open_source(a)]
     found = scores.evaluate(photos, predict, sure=scores.SURE if args.sure is None else args.sure)
-    top = scores.ceiling(photos, width, height)
-    _LOG.info("%s, %s images seen, %d photos at %dx%d: %s", args.weights, about.get("images", "?"),
-              len(photos), width, height, scores.line(found, top))  # fmt: skip
+    top = scores.ceiling(photos, *size)
+    _LOG.info("%s, %d photos at %dx%d: %s", title, len(photos), *size, scores.line(found, top))
     if args.sheet:
         people = list(scores.decode(photos[:24], predict, GroupingConfig()))
         sheets.people_sheet(args.sheet, people)
     return 0
+
+
+def _of_name(args: argparse.Namespace) -> tuple[Predict, tuple[int, int], str]:
+    """Return the maps of a network as users run it, its input size, and what it is."""
+    from manypose.models import backends, careful
+    from manypose.models.preprocess import size_named
+    from manypose.models.train import scores
+
+    name, precision = str(args.weights), args.precision
+    size = size_named(args.size) if args.size else None
+    if args.careful:
+        if size:
+            raise UsageError("--careful takes input sizes of its own: leave --size away")
+        network: careful.CarefulNetwork | backends.StageOneNetwork = careful.load(
+            name, "auto", args.device, args.threads, precision, 1
+        )
+    else:
+        network = backends.load_network(name, "auto", args.device, args.threads, precision, 1, size)
+    return scores.of_program(network), network.info.input_size, network.info.line()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from manypose.calib.camera import Camera
 from manypose.models.heads import StageOne
 from manypose.models.preprocess import letterbox
 from manypose.models.train.packs import Photo, decoded
@@ -28,7 +29,7 @@ from manypose.pose.joints import (
     OKS_SIGMAS,
     PARENT,
 )  # fmt: skip
-from manypose.pose.records import NetworkOutput, Person2D
+from manypose.pose.records import Frame, NetworkOutput, Person2D
 from manypose.pose.scores_2d import coco_ap
 from manypose.pose.targets import cells_to_px, draw, px_to_cells
 
@@ -69,6 +70,19 @@ def of_network(
         return [
             NetworkOutput(h.clip(0, 1), p, e, to_image)
             for h, p, e, (_, to_image) in zip(heat, pafs, encodings, boxed)
+        ]
+
+    return predict
+
+
+def of_program(network: Callable[[Sequence[Frame]], list[NetworkOutput]]) -> Predict:
+    """Return a function from decoded photos to the maps of a network as users run it."""
+
+    def predict(photos: Sequence[Photo]) -> list[NetworkOutput]:
+        pictures = [np.asarray(p.picture) for p in photos]
+        return [
+            network([Frame(x, 0.0, 0, Camera.from_fov(x.shape[1], x.shape[0]))])[0]
+            for x in pictures
         ]
 
     return predict

@@ -306,7 +306,7 @@ def test_a_containers_quota_limits_the_threads(
     assert sessions.cores() == (threads or unlimited)
 
 
-def test_an_input_size_picks_its_files_or_a_smaller_grid(small_files: Files) -> None:
+def test_an_input_size_picks_its_files_or_another_grid(small_files: Files) -> None:
     assert backends.load_network("tiny", "onnx", "cpu", 1, size=(96, 64)).info.input_size == (
         96,
         64,
@@ -315,6 +315,8 @@ def test_an_input_size_picks_its_files_or_a_smaller_grid(small_files: Files) -> 
     assert front_end.info.input_size == (64, 32)
     slow = backends.load_front_end("tiny", "auto", "cpu", 1, "fp32", target_fps=9, size=(64, 32))
     assert slow.info.input_size == (64, 32)
-    for size in ((128, 64), (80, 64), (96, 0)):
+    large = backends.load_network("tiny", "openvino", "cpu", 1, "fp32", size=(128, 96))
+    assert large.info.input_size == (128, 96)
+    for size in ((112, 64), (80, 64), (96, 0), (96 * 5, 64)):
         with pytest.raises(UsageError, match="take one of 96x64"):
             backends.load_network("tiny", "openvino", "cpu", 1, size=size)
