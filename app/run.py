@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
                 _smooth(summary, config)
                 summary = _exported(summary, config)
             except ManyposeError as error:
-                if engine is None and error.exit_code == 5:
-                    raise  # no network, no run: not the fault of this input
+                if engine is None and error.exit_code in (2, 5):
+                    raise  # no network, or none as asked for: not the fault of this input
                 summary = _failed(one, str(error), error.exit_code)
             except Exception as error:  # one bad file never stops the rest
                 log.debug("%s", one.address, exc_info=error)

@@ -271,6 +271,19 @@ def test_missing_weights_exit5(quiet_home: Path, capsys: pytest.CaptureFixture[s
     assert not Path("out").exists()
 
 
+def test_an_input_size_that_cannot_be_had_ends_the_run_at_once(
+    quiet_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip(frames=2)
+    Path("more.mp4").write_bytes(Path("clip.mp4").read_bytes())
+    for words in (["--input", "400x240"], ["--input", "512x320", "--careful"]):
+        assert main(["run", "clip.mp4", "more.mp4", *words]) == 2
+        err = capsys.readouterr().err
+        assert err.count("--input" if "--careful" in words else "400x240") == 1
+        assert "Traceback" not in err
+    assert not Path("out").exists()
+
+
 def test_disk_trouble_exit5(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     Path("out").write_text("a file where the folder should be")
     assert call(clip()) == 5
