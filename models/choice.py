@@ -73,8 +73,8 @@ def _choose(
     if len(options) == 1:
         return *options[0], start(0), "nothing else to choose from"
     key = "|".join([
-        "3", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
-        ",".join(wish.outputs),
+        "4", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
+        ",".join(wish.outputs), "x".join(map(str, wish.size or ())),
         *(f"{name} {_version(name)} {digest[row.path][:16]}" for row, name in options),
     ])  # fmt: skip
     store = cache_folder() / "choice.json"
