@@ -31,6 +31,7 @@ class Augmentation:
     """How a batch is varied; `PLAIN` shows every photo whole and as it is."""
 
     canvas: bool = True  # two or four photos in some pictures
+    masks: bool = True  # what the labels leave open is not learnt; else it counts as empty
     turn_deg: float = 14.0  # standard deviation
     turn_any: float = 0.07  # share of photos turned by any angle
     mirror: bool = True
@@ -39,7 +40,9 @@ class Augmentation:
     person_px_min: float = 16.0  # smaller people are left out
 
 
-PLAIN = Augmentation(False, 0.0, 0.0, False, False, False)
+PLAIN = Augmentation(
+    canvas=False, turn_deg=0.0, turn_any=0.0, mirror=False, zoom=False, colour=False
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +132,8 @@ def compose(
     region, known_joints, known_limbs = _known(
         store, layout, people, box_px, kept, width // STRIDE, height // STRIDE
     )
+    if not how.masks:
+        known_joints, known_limbs = torch.ones_like(known_joints), torch.ones_like(known_limbs)
     chosen = kept.flatten().nonzero()[:, 0]
     picture = torch.arange(count, device=store.device).repeat_interleave(REGIONS * PEOPLE)
     flat = People(

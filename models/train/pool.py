@@ -199,6 +199,8 @@ class Pool:
         packed = np.stack([self._parts[p].tables["known"][n] for p, n in chosen])
         flat = np.unpackbits(packed, axis=1, count=(_K + _L) * h * w)
         known = torch.from_numpy(flat).to(self._device).float().reshape(count, _K + _L, h, w)
+        if not how.masks:
+            known = torch.ones_like(known)
         made = Scenes(
             images, self._people(chosen), gather("region").long(), known[:, :_K], known[:, _K:],
             _nowhere(),

@@ -88,6 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--average", type=float, metavar="S",
         help="under torchrun: average weights every S seconds, gradients never",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-masks", action="store_false", dest="masks", default=None,
+        help="what the labels leave open counts as empty (to compare)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-canvas", action="store_false", dest="canvas", default=None,
+        help="one photo a picture (to compare)",
+    )  # fmt: skip
     parser.add_argument("--photo-side", type=int, help="photos are kept at this longer side, px")
     parser.add_argument("--score-every", type=float, metavar="S", help="seconds between scores")
     parser.add_argument("--score-size", metavar="WxH", help="input size for the scores")
@@ -159,6 +167,11 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         "bf16": args.bf16, "compile": args.compile, "seed": args.seed,
     }  # fmt: skip
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
+    how = {"masks": args.masks, "canvas": args.canvas}
+    how = {k: v for k, v in how.items() if v is not None}
+    recipe = replace(recipe, how=replace(recipe.how, **how))
+    if "canvas" in how and args.pool:
+        raise UsageError("--no-canvas: the pictures of a --pool are composed: name --data instead")
     if args.parts:
         recipe = replace(recipe, parts=_parts(args.parts))
     if args.score_size:

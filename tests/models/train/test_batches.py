@@ -127,6 +127,28 @@ def test_boxes_out_of_reach_and_unlabelled_joints_are_unknown():
     assert paf_weight[8, 15, 15] == 1
 
 
+def test_without_masks_every_cell_of_every_map_counts():
+    joints, box = _standing()
+    joints[0, L_WRIST] = 0
+    item = _grey(joints, box_px=box, ignore_px=np.array([[0, 0, 64, 64]], np.float32))
+    held = store.load([item], 512)
+    how = replace(PLAIN, masks=False)
+    open_, masked = (batches.make(held, 1, 256, 160, h, _rng()).targets for h in (how, PLAIN))
+    assert masked.heatmap_weight.min() == masked.paf_weight.min() == 0
+    assert open_.heatmap_weight.min() == open_.paf_weight.min() == 1
+    assert torch.equal(open_.heatmaps, masked.heatmaps)
+
+
+def test_without_canvas_there_is_one_photo_in_every_picture():
+    held = store.load([_grey()], 512)
+    used = {}
+    for canvas in (True, False):
+        lay = batches.make(held, 24, 256, 160, Augmentation(canvas=canvas), _rng()).layout
+        used[canvas] = (lay.edge[..., 2:] > lay.edge[..., :2]).all(-1).sum(1)
+    assert used[False].max() == 1
+    assert used[True].max() > 1
+
+
 def test_the_border_round_a_photo_is_known_to_be_empty():
     item = _grey(reach_px=np.array([100, 0, 20, 160], np.float32))
     held = store.load([replace(item, picture=item.picture[:, :128])], 512)
@@ -153,7 +175,7 @@ def test_mirroring_exchanges_sides_and_turns_x_of_the_3d():
     weight[0, INDEX["l_wrist"]] = 1
     item = _grey(joints, box_px=box, joints_m=joints_m, weight_3d=weight)
     held = store.load([item], 512)
-    how = Augmentation(False, 0.0, 0.0, True, False, False)
+    how = replace(PLAIN, mirror=True)
     batch = batches.make(held, 24, 256, 160, how, _rng())
     seen = set()
     for n, b in enumerate(batch.people.picture.tolist()):

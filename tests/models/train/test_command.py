@@ -1,3 +1,4 @@
+import argparse
 import json
 import logging
 
@@ -58,6 +59,7 @@ def test_from_photos_to_a_score_by_commands(tmp_path, capsys):
         (["--preset", "smoke", "--parts", "all"], "SHARE:WxHxBATCH"),
         (["--preset", "smoke", "--minutes", "0"], "above 0"),
         (["--preset", "smoke", "--device", "cuda:9"], "--device cpu"),
+        (["--preset", "cpu", "--no-canvas", "--pool", "a"], "--no-canvas"),
     ],
 )
 def test_wrong_options_are_one_clear_line(words, expected, tmp_path, capsys):
@@ -66,6 +68,17 @@ def test_wrong_options_are_one_clear_line(words, expected, tmp_path, capsys):
     text = capsys.readouterr().err
     assert expected in text
     assert "Traceback" not in text
+
+
+def test_masks_and_canvas_can_be_switched_off():
+    parser = argparse.ArgumentParser()
+    stage1.add_arguments(parser)
+    plain, off = (
+        stage1._recipe(parser.parse_args(words)).how
+        for words in ([], ["--no-masks", "--no-canvas"])
+    )
+    assert (plain.masks, plain.canvas) == (True, True)
+    assert (off.masks, off.canvas) == (False, False)
 
 
 def test_sizes_are_multiples_of_16():

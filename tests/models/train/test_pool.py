@@ -68,6 +68,8 @@ def test_every_picture_is_shown_once_before_any_is_shown_again(held, tmp_path):
     assert sorted(seen[:6]) == pytest.approx(sorted(seen[6:]))
     assert len({round(s, 5) for s in seen}) == 6
     assert given.take(1, PLAIN, _rng()).hints is None
+    whole = given.take(3, replace(PLAIN, masks=False), _rng()).batch.targets
+    assert whole.heatmap_weight.min() == whole.paf_weight.min() == 1
 
 
 def test_training_on_a_pool_learns_the_teachers_layer_and_goes_on(held, tmp_path):
