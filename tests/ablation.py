@@ -98,19 +98,29 @@ def scored(weights: Path, val: list[Photo], val_3d: list[Photo], size: str) -> d
     """Return the scores of a run, `pointed` among them."""
     net, about = checkpoints.network(weights)
     predict = scores.of_network(net, *size_named(size))
-    hits: list[bool] = []
+    hits: list[list[bool]] = []
 
     def noted(some: Sequence[Photo]) -> list[NetworkOutput]:
         outputs = predict(some)
-        for item, output in zip(some, outputs):
-            hits.extend(pointed(item, output))
+        hits.extend(pointed(item, output) for item, output in zip(some, outputs))
         return outputs
 
     found = scores.evaluate(val, noted)
     if val_3d:
         bones = scores.evaluate(val_3d, predict)
         found |= {k: v for k, v in bones.items() if k.startswith("bone")}
-    return found | {"pointed": float(np.mean(hits)), "images": float(about["images"])}
+    share, error = share_and_error(hits)
+    return found | {
+        "pointed": share, "pointed_error": error, "images": float(about["images"])
+    }  # fmt: skip
+
+
+def share_and_error(hits: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """Return the share of hits and its standard error; joints of one photo are alike."""
+    count = np.array([len(h) for h in hits])
+    share = sum(map(sum, hits)) / count.sum()
+    rest = np.array([sum(h) for h in hits]) - share * count
+    return float(share), float(np.sqrt((rest**2).sum()) / count.sum())
 
 
 def commands(row: Row, args: argparse.Namespace) -> list[list[str]]:
@@ -178,7 +188,8 @@ def table(args: argparse.Namespace, middle: float) -> str:
         s = json.loads(done(row, args).read_text(encoding="utf-8"))
         constant = s.get("bone_constant_mm", constant)
         cells = [f"{s['images']:.0f}", f"{s.get('AP', 0):.4f} ± {s.get('ap_error', 0):.4f}"]
-        cells += [f"{100 * s[k]:.1f} %" if k in s else "-" for k in ("pck", "recall", "pointed")]
+        cells += [f"{100 * s[k]:.1f} %" if k in s else "-" for k in ("pck", "recall")]
+        cells.append(f"{100 * s['pointed']:.1f} ± {100 * s['pointed_error']:.1f} %")
         cells += [
             f"{s[k]:{f}}" if k in s else "-" for k, f in (("ghosts", ".2f"), ("bone_mm", ".0f"))
         ]

@@ -54,6 +54,12 @@ def test_perfect_maps_point_at_every_joint_and_flat_ones_do_not():
     assert cells_to_px(np.zeros(2)) == pytest.approx(IDENTITY[:, 2])
 
 
+def test_the_error_of_a_share_counts_photos_not_joints():
+    photos = [[True] * 4, [False] * 4, [True] * 4, [False] * 4]
+    assert ablation.share_and_error(photos) == pytest.approx((0.5, 0.25))
+    assert ablation.share_and_error(photos * 4) == pytest.approx((0.5, 0.125))
+
+
 @pytest.mark.slow
 def test_a_table_goes_on_where_it_stopped(tmp_path, capsys):
     packs.write_pack(figures(3, 96, 64), tmp_path / "a")
