@@ -49,12 +49,9 @@ class FitWeights:
     decides only what nothing else sees. turn_floor_rad, shift_floor_m and depth_floor_m: how far
     a frame may lead from the pose predicted for somebody at rest (joints; root across and along
     the line of sight), for steps of 1/30 s; *_share: what is added for each unit moved by the
-    prediction. depth_ratio scales Stage II's error of the distance. A distance that misses Stage
-    II's by more than astray expected errors, the body's size apart and astray_share of the distance
-    at the least, has gone astray while little was seen: for each error more, the frame may lead
-    astray_gain times farther, astray_top times at most. speed_s: time constant of the velocities;
-    memory_s: how fast a predicted velocity dies away. damping: share of the diagonal added
-    (Levenberg-Marquardt).
+    prediction. depth_ratio scales Stage II's error of the distance. speed_s: time constant of the
+    velocities; memory_s: how fast a predicted velocity dies away. damping: share of the diagonal
+    added (Levenberg-Marquardt).
     """
 
     points_m: float = 0.80
@@ -72,10 +69,6 @@ class FitWeights:
     shift_share: float = 1.0
     depth_floor_m: float = 0.02
     depth_share: float = 0.5
-    astray: float = 3.0
-    astray_share: float = 0.03
-    astray_gain: float = 4.0
-    astray_top: float = 2.0
     speed_s: float = 0.03
     depth_ratio: float = 1.0
     damping: float = 1e-3
@@ -168,7 +161,6 @@ class Fitter:
             known,
             far,
             evidence.root_sigma_m * ratio,
-            0.0 if evidence.size_error is None else evidence.size_error,
             w,
             self._root_speed[rows],
             self._turn_speed[rows],
@@ -220,8 +212,7 @@ class _Prior:
 
     def __init__(
         self, root: Float, rotations: Float, dt: Float, known: NDArray[np.bool_], far: Float,
-        far_sigma: Float, size_error: Float | float, w: FitWeights, root_speed: Float,
-        turn_speed: Float,
+        far_sigma: Float, w: FitWeights, root_speed: Float, turn_speed: Float,
     ) -> None:  # fmt: skip
         self.root, self.far = root.copy(), far
         # from the predicted pose, and from the middle of every joint's range
@@ -240,12 +231,7 @@ class _Prior:
         spread = np.sqrt(np.maximum(dt, 1e-3) * 30)
         across = w.shift_floor_m * spread + w.shift_share * speed * dt
         along = w.depth_floor_m * spread + w.depth_share * speed * dt
-        away = np.linalg.norm(far, axis=-1)
-        ray = far / away[:, None]
-        # Stage II's distance and this one are of one body: its size is no part of what lies between
-        apart = np.maximum(far_sigma**2 - (size_error * away) ** 2, (w.astray_share * away) ** 2)
-        miss = np.abs(((root - far) * ray).sum(-1)) / np.sqrt(apart)
-        along *= np.clip(1 + w.astray_gain * (miss - w.astray), 1, w.astray_top)
+        ray = far / np.linalg.norm(far, axis=-1, keepdims=True)
         line = ray[:, :, None] * ray[:, None, :]
         rest = np.eye(3) - line
         a = np.where(known, 1 / across**2, 0.0)[:, None, None]

@@ -1,11 +1,9 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from manypose.pose import skeleton as sk
 from manypose.pose.body import Bodies
-from manypose.pose.fitting import Evidence, Fitter, FitWeights
+from manypose.pose.fitting import Evidence, Fitter
 from manypose.pose.joints import INDEX, JOINTS_2D, PARENT
 from tests.pose import simulated as sim
 
@@ -158,40 +156,3 @@ def test_order_and_company_do_not_matter():
         single, q1 = alone.fit(ROWS[:1], evidence(points[f][:1], cam), f / 30)
     np.testing.assert_allclose(root[1], single[0], atol=1e-6)
     np.testing.assert_allclose(q[1], q1[0], atol=1e-6)
-
-
-def doubtful(points, cam, far_share=1.0, confidence=0.4):
-    """Evidence of 2D joints of low scores, the distance off by a factor; bodies of unknown size."""
-    seen = evidence(points, cam)
-    far = seen.root_m * far_share
-    size = np.full(len(far), 0.06)
-    sigma = 0.07 * np.linalg.norm(far, axis=-1)
-    return replace(seen, root_m=far, root_sigma_m=sigma, confidence=seen.confidence * confidence,
-                   size_error=size)  # fmt: skip
-
-
-def test_a_distance_gone_astray_comes_back_at_once():
-    points, cam = people(1), sim.camera()
-    truth = points[0, :, 14, 2]
-    left = {}
-    for astray in (FitWeights().astray, 1e9):
-        fitter = Fitter(2, Bodies(2), FitWeights(astray=astray))
-        for f in range(6):  # seen 30 % too far for a moment
-            root, _ = fitter.fit(ROWS, doubtful(points[0], cam, 1.3), f / 30)
-        assert (root[:, 2] > 1.1 * truth).all()
-        for f in range(6, 12):
-            root, _ = fitter.fit(ROWS, doubtful(points[0], cam), f / 30)
-        left[astray] = np.abs(root[:, 2] / truth - 1).mean()
-    assert left[FitWeights().astray] < 0.8 * left[1e9]
-
-
-def test_small_errors_of_the_distance_are_smoothed_as_before():
-    points, cam = people(40), sim.camera()
-    rng = np.random.default_rng(2)
-    far = rng.normal(1, 0.03, len(points))
-    roots = []
-    for astray in (FitWeights().astray, 1e9):
-        fitter = Fitter(2, Bodies(2), FitWeights(astray=astray))
-        roots.append([fitter.fit(ROWS, doubtful(points[0], cam, far[f]), f / 30)[0]
-                      for f in range(len(points))])  # fmt: skip
-    assert np.allclose(*roots, atol=1e-9)
