@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,15 @@ def quiet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(work)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return work
+
+
+@pytest.fixture
+def call(quiet_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command line in this process, with the drawn engine for the networks."""
+    from drawn_engine import drawn_engine
+
+    from manypose.app import run as run_module
+    from manypose.app.main import main
+
+    monkeypatch.setattr(run_module, "load_engine", drawn_engine)
+    return lambda *words: main(["run", *map(str, words)])

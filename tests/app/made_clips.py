@@ -83,3 +83,8 @@ def spoil(path: Path, count: int = 2000) -> Path:
     data[middle : middle + count] = np.random.default_rng(1).bytes(count)
     path.write_bytes(data)
     return path
+
+
+def clip(name: str = "clip.mp4", frames: int = 12, **options: object) -> Path:
+    """Write the clip that the drawn engine knows, in the current folder."""
+    return write_clip(Path(name), frames, size=(480, 288), **options)  # type: ignore[arg-type]
