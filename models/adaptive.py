@@ -11,14 +11,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from manypose.errors import UsageError
-from manypose.models.backends import StageOneNetwork, load_network
+from manypose.models.backends import SIZE_STEP, StageOneNetwork, load_network
 from manypose.models.sessions import Info
 from manypose.pose.records import Frame, NetworkOutput
 
 log = logging.getLogger(__name__)
 
 _SHARES = (1.0, 0.83, 0.67)  # of the sides
-_STEP = 32  # px: the stride of the deepest level, whose odd cells every size must have alike
 _WINDOW = 15  # frames looked at before the size may change
 _PATIENCE, _PATIENCE_MAX = 60, 1920  # frames that must have been fast enough for a larger size
 _FULL, _EASY = 0.95, 0.75  # shares of the time of a frame: above, smaller; below, larger
@@ -29,7 +28,8 @@ def sizes(width: int, height: int) -> list[tuple[int, int]]:
     out: list[tuple[int, int]] = []
     for share in _SHARES:
         w, h = (
-            max(side - _STEP * round(side * (1 - share) / _STEP), _STEP) for side in (width, height)
+            max(side - SIZE_STEP * round(side * (1 - share) / SIZE_STEP), SIZE_STEP)
+            for side in (width, height)
         )
         if (w, h) not in out:
             out.append((w, h))

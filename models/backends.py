@@ -32,10 +32,10 @@ from manypose.pose.records import Found2D, Frame, NetworkOutput
 
 if TYPE_CHECKING:
     from manypose.models.adaptive import AdaptiveNetwork
-    from manypose.models.careful import CarefulNetwork
 
 log = logging.getLogger(__name__)
 
+SIZE_STEP = 32  # px: the stride of the deepest level, whose odd cells every size must have alike
 _LARGER = 4  # times the sides of a file's input, at most
 _OUTPUTS = {"heatmaps": len(JOINTS_2D), "pafs": 2 * len(LIMBS), "encodings": 3 * len(JOINTS)}
 
@@ -106,7 +106,7 @@ class StageOneFrontEnd:
     """Our own 2D front end: Stage I and the grouping of its joints into people."""
 
     def __init__(
-        self, network: StageOneNetwork | AdaptiveNetwork | CarefulNetwork, grouping: GroupingConfig
+        self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig
     ) -> None:
         self.network = network
         self.info = network.info
@@ -213,7 +213,7 @@ def load_front_end(
 
         weights.verify(rows[0])
         return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name, batch)
-    network: StageOneNetwork | AdaptiveNetwork | CarefulNetwork
+    network: StageOneNetwork | AdaptiveNetwork
     if careful:
         from manypose.models import careful as several
 
@@ -266,7 +266,6 @@ def _of_size(
     least = min(sizes.values(), key=lambda s: s[0] * s[1])
     if size is None or size in sizes.values():
         return [row for row in rows if sizes[row.path] == (size or least)], False
-    # what is odd or even on the deepest grid must stay so
     alike = [there for there in sizes.values() if _reshapes(there, size)]
     if alike and "openvino" in installed():
         nearest = min(alike, key=lambda s: abs(s[0] * s[1] - size[0] * size[1]))
@@ -274,13 +273,14 @@ def _of_size(
     there = ", ".join(f"{w}x{h}" for w, h in sorted(set(sizes.values())))
     raise UsageError(
         f"{model} has no input of {size[0]}x{size[1]}: take one of {there}, or with OpenVINO "
-        "one that differs from these by multiples of 32, up to four times as wide and high"
+        f"one that differs from these by multiples of {SIZE_STEP}, at most {_LARGER} times as wide "
+        "and high"
     )
 
 
 def _reshapes(there: tuple[int, int], size: tuple[int, int]) -> bool:
     """Return whether a file of an input size can be given another one."""
-    return all(0 < s <= _LARGER * t and (s - t) % 32 == 0 for s, t in zip(size, there))
+    return all(0 < s <= _LARGER * t and (s - t) % SIZE_STEP == 0 for s, t in zip(size, there))
 
 
 def input_sizes(model: str) -> list[tuple[int, int]]:

@@ -1,91 +1,51 @@
 """Stage I asked about one picture at several input sizes, the maps brought together.
 
-A network sees best people of the size it was taught; together large and small inputs find more
-people and invent fewer than any of them. The idea is old (Cao et al. 2019, OpenPose, section 5.1,
-which takes the mean). Of heat-maps the root of the mean square is taken: a joint that is seen at
-one size alone keeps 1/sqrt(3) of its peak there, in place of a third. Peaks are raised a little
-after that, since what several sizes agree on is surer than what one says.
+A network sees best people of the size it was taught; large and small inputs together find more
+people than any of them. The idea is old (Cao et al. 2019, OpenPose, section 5.1, which takes the
+mean). Of heat-maps the root of the mean square is taken: a joint that is seen at one size alone
+keeps 1/sqrt(3) of its peak there, in place of a third. Peaks are raised a little after that, since
+what several sizes agree on is surer than what one says.
 """
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from manypose.models.backends import StageOneNetwork, input_sizes, load_network
-from manypose.models.preprocess import STRIDE, letterbox
-from manypose.models.sessions import Array, Info, installed
-from manypose.pose.records import Frame, NetworkOutput, UInt8
+from manypose.models.backends import SIZE_STEP, StageOneNetwork, input_sizes, load_network
+from manypose.models.preprocess import grid_to_image, letterbox, on_grid
+from manypose.models.sessions import Array, Session, installed
 
-_STEP = 32  # px: the stride of the deepest level, whose odd cells every size must have alike
 _SURER = 1.25  # measured: at a score of 0.4 as many of the people are right as with one size
 _SHARES = (2.0, 1.0, 2 / 3)  # of the sides of the smallest input there is a file for
 
 
-class CarefulNetwork:
-    """Networks of falling input size behind one that brings their maps together."""
+def load(
+    model: str, backend: str, device: str, threads: int | None, precision: str, batch: int,
+    encodings: bool = True,
+) -> StageOneNetwork:  # fmt: skip
+    """Return a network that asks one of each of `sizes`; arguments as `backends.load_network`.
 
-    def __init__(self, networks: Sequence[StageOneNetwork]) -> None:
-        self._networks = tuple(networks)
-        self.parallel = all(n.parallel for n in networks)
-        passes = ", ".join("{}x{}".format(*n.info.input_size) for n in networks)
-        first = networks[0].info
-        self.info: Info = replace(first, chosen=f"{first.chosen}; looks at {passes}")
+    Its maps are on the grid of the largest size; all are compiled now.
 
-    def __call__(self, frames: Sequence[Frame]) -> list[NetworkOutput]:
-        """Return the maps of each frame, on the grid of the largest size."""
-        return self.timed(frames)[0]
-
-    def timed(self, frames: Sequence[Frame]) -> tuple[list[NetworkOutput], dict[str, float]]:
-        """Return the maps of each frame, and milliseconds a frame of resize and network."""
-        if not frames:
-            return [], {}
-        started = time.perf_counter()
-        width, height = self.info.input_size
-        boxed, to_image = zip(*(letterbox(f.picture, height, width) for f in frames))
-        ready = time.perf_counter()
-        heat, pafs, encodings = self._together(boxed)
-        spent = {
-            "resize": 1e3 * (ready - started) / len(frames),
-            "network": 1e3 * (time.perf_counter() - ready) / len(frames),
-        }
-        bones = [None] * len(frames) if encodings is None else encodings
-        return [NetworkOutput(*maps) for maps in zip(heat, pafs, bones, to_image)], spent
-
-    def _together(self, boxed: Sequence[UInt8]) -> tuple[Array, Array, Array | None]:
-        """Return heat-maps, fields and encodings (B, C, h, w) of letter-boxed pictures."""
-        total: dict[str, Array] = {}
-        for network in self._networks:
-            width, height = network.info.input_size
-            small, to_boxed = zip(*(letterbox(b, height, width) for b in boxed))
-            for name, maps in network.maps(np.stack(small)).items():
-                if name in total:
-                    shape = total[name].shape
-                    maps = np.stack([_on_grid(m, to_boxed[0], shape[1:]) for m in maps])
-                if name == "heatmaps":
-                    maps = maps**2
-                total[name] = total[name] + maps if name in total else maps
-        for maps in total.values():
-            maps /= len(self._networks)
-        heat = np.minimum(_SURER * np.sqrt(total["heatmaps"]), 1)
-        return heat, total["pafs"], total.get("encodings")
-
-
-def _on_grid(maps: Array, to_boxed: Array, shape: tuple[int, ...]) -> Array:
-    """Return maps (C, h, w) on the grid of the larger picture they were made from."""
-    to_cell = cv2.invertAffineTransform(to_boxed)
-    step = to_cell.copy()  # cell of the large grid -> px of the large picture -> cell
-    step[:, :2] *= STRIDE
-    step[:, 2] += to_cell[:, :2] @ np.full(2, (STRIDE - 1) / 2)
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.stack([
-        cv2.warpAffine(m, step, (shape[2], shape[1]), flags=how, borderMode=cv2.BORDER_REPLICATE)
-        for m in maps
-    ])  # fmt: skip
+    Raises:
+        UsageError, WeightsError, DeviceError: as `backends.load_network`.
+    """
+    on_cpu = device in ("auto", "cpu") and backend in ("auto", "openvino")
+    networks = [
+        load_network(model, backend, device, threads, precision, batch, size, encodings)
+        for size in sizes(input_sizes(model), on_cpu and "openvino" in installed())
+    ]
+    info = networks[0].info
+    looks = ", ".join("{}x{}".format(*n.info.input_size) for n in networks)
+    session = Session(
+        functools.partial(_together, networks), (), (), info.device, info.precision, info.engine,
+        all(n.parallel for n in networks),
+    )  # fmt: skip
+    return StageOneNetwork(session, replace(info, chosen=f"{info.chosen}; looks at {looks}"))
 
 
 def sizes(there: Sequence[tuple[int, int]], any_size: bool) -> list[tuple[int, int]]:
@@ -103,7 +63,7 @@ def sizes(there: Sequence[tuple[int, int]], any_size: bool) -> list[tuple[int, i
 def _nearest(there: Sequence[tuple[int, int]], width: float, height: float) -> tuple[int, int]:
     """Return the size nearest to a wish that some file can be given."""
     could = [
-        tuple(max(s + _STEP * round((want - s) / _STEP), s % _STEP or _STEP)
+        tuple(max(s + SIZE_STEP * round((want - s) / SIZE_STEP), s % SIZE_STEP or SIZE_STEP)
               for s, want in zip(size, (width, height)))
         for size in there
     ]  # fmt: skip
@@ -111,17 +71,20 @@ def _nearest(there: Sequence[tuple[int, int]], width: float, height: float) -> t
     return w, h
 
 
-def load(
-    model: str, backend: str, device: str, threads: int | None, precision: str, batch: int,
-    encodings: bool = True,
-) -> CarefulNetwork:  # fmt: skip
-    """Return a network of all `sizes`, each compiled now; arguments as `backends.load_network`.
+def _together(networks: Sequence[StageOneNetwork], boxed: Array) -> dict[str, Array]:
+    """Return the maps by name of pictures (B, height, width, 3) boxed for the first network."""
+    total = {k: _squared(k, maps) for k, maps in networks[0].maps(boxed).items()}
+    large = grid_to_image(1, 1)
+    for network in networks[1:]:
+        width, height = network.info.input_size
+        small, to_boxed = zip(*(letterbox(picture, height, width) for picture in boxed))
+        for name, maps in network.maps(np.stack(small)).items():
+            h, w = total[name].shape[2:]
+            moved = np.stack([on_grid(m, to_boxed[0], large, w, h) for m in maps])
+            total[name] += _squared(name, moved)
+    mean = {k: maps / len(networks) for k, maps in total.items()}
+    return mean | {"heatmaps": np.minimum(_SURER * np.sqrt(mean["heatmaps"]), 1)}
 
-    Raises:
-        UsageError, WeightsError, DeviceError: as `backends.load_network`.
-    """
-    on_cpu = device in ("auto", "cpu") and backend in ("auto", "openvino")
-    return CarefulNetwork([
-        load_network(model, backend, device, threads, precision, batch, size, encodings)
-        for size in sizes(input_sizes(model), on_cpu and "openvino" in installed())
-    ])  # fmt: skip
+
+def _squared(name: str, maps: Array) -> Array:
+    return maps**2 if name == "heatmaps" else maps

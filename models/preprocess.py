@@ -74,6 +74,20 @@ def grid_to_image(
     )
 
 
+def on_grid(maps: Float, cells: Float, target: Float, width: int, height: int) -> Float:
+    """Return maps (C, h, w) sampled at the cells of another grid (C, height, width), bilinear.
+
+    cells, target: affines (2, 3) from the cells of the maps, and of that grid, to px of one
+    picture. Beyond the outermost cells their values go on.
+    """
+    step = np.linalg.solve(np.vstack([cells, [0, 0, 1]]), np.vstack([target, [0, 0, 1]]))[:2]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.stack([
+        cv2.warpAffine(m, step, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        for m in maps
+    ])  # fmt: skip
+
+
 def size_named(text: str) -> tuple[int, int]:
     """Return width and height of an input size such as 512x320.
 

@@ -31,7 +31,6 @@ from manypose.models.train import checkpoints, readers, scores
 from manypose.models.train.packs import Photo
 from manypose.pose.records import NetworkOutput
 
-_NEAR = 0.1  # of the longer side of a person's box, as for the recall of joints
 _HEAD = ("pictures", "AP", "PCK", "joints recalled", "joints pointed at", "ghosts", "bones mm")
 
 
@@ -79,7 +78,7 @@ def pointed(item: Photo, output: NetworkOutput) -> list[bool]:
         for k in np.flatnonzero((joints[:, 2] > 0) & item.known):
             best = at[inside][heat[k][inside].argmax()]
             far = np.linalg.norm(best - joints[k, :2])
-            hits.append(bool(far < _NEAR * box[2:].max()))
+            hits.append(bool(far < scores.NEAR * box[2:].max()))
     return hits
 
 
@@ -90,7 +89,7 @@ def guessed(photos: Sequence[Photo]) -> float:
         for joints, box in zip(item.joints_px, item.box_px):
             asked = joints[(joints[:, 2] > 0) & item.known, :2]
             far = np.linalg.norm(asked - (box[:2] + box[2:] / 2), axis=1)
-            hits += (far < _NEAR * box[2:].max()).tolist()
+            hits += (far < scores.NEAR * box[2:].max()).tolist()
     return float(np.mean(hits))
 
 

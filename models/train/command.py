@@ -130,9 +130,7 @@ def _of_name(args: argparse.Namespace) -> tuple[Predict, tuple[int, int], str]:
     if args.careful:
         if size:
             raise UsageError("--careful takes input sizes of its own: leave --size away")
-        network: careful.CarefulNetwork | backends.StageOneNetwork = careful.load(
-            name, "auto", args.device, args.threads, precision, 1
-        )
+        network = careful.load(name, "auto", args.device, args.threads, precision, 1)
     else:
         network = backends.load_network(name, "auto", args.device, args.threads, precision, 1, size)
     return scores.of_program(network), network.info.input_size, network.info.line()

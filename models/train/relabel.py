@@ -17,7 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from manypose.errors import UsageError
 from manypose.models.heads import StageOne
-from manypose.models.preprocess import letterbox
+from manypose.models.preprocess import letterbox, on_grid
 from manypose.models.train import checkpoints, distil, packs, readers, scores
 from manypose.models.train.distil import Teacher
 from manypose.models.train.packs import Photo
@@ -66,10 +65,8 @@ def averaged(net: StageOne, image: Array, sizes: Sequence[tuple[int, int]]) -> N
         if first is None:
             first = (heat.shape[1], heat.shape[2], to_image)
         h, w, target = first
-        # cell of the first grid -> image px -> cell of this grid
-        step = np.linalg.solve(np.vstack([to_image, [0, 0, 1]]), np.vstack([target, [0, 0, 1]]))[:2]
-        heat_sum = heat_sum + _moved(heat, step, w, h)
-        pafs_sum = pafs_sum + _moved(pafs, step, w, h)
+        heat_sum = heat_sum + on_grid(heat, to_image, target, w, h)
+        pafs_sum = pafs_sum + on_grid(pafs, to_image, target, w, h)
     assert first is not None
     count = len(sizes)
     return NetworkOutput(heat_sum / count, pafs_sum / count, None, first[2])
@@ -95,12 +92,6 @@ def _merged(maps: Tensor) -> Array:
         mirrored = field.reshape(plain.shape)
     out: Array = ((plain + mirrored) / 2).numpy()
     return out
-
-
-def _moved(maps: Array, step: Array, w: int, h: int) -> Array:
-    """Return maps (C, h', w') sampled on a grid of w x h cells; `step`: its cells to theirs."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.stack([cv2.warpAffine(m, step, (w, h), flags=flags) for m in maps])
 
 
 def of_teacher(teacher: Teacher, image: Array, size: tuple[int, int]) -> NetworkOutput:

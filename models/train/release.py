@@ -204,8 +204,10 @@ def _measured(made: Sequence[_Made], val: Sequence[str]) -> str:
                   "|---|" + "---|" * len(one.found)]  # fmt: skip
         for key, text in _ROWS:
             if key in one.found["fp32"]:
-                error = f" ± {one.found['fp32']['ap_error']:.3f}" if key == "AP" else ""
-                each = " | ".join(f"{s[key]:.3f}{error}" for s in one.found.values())
+                each = " | ".join(
+                    f"{s[key]:.3f}" + (f" ± {s['ap_error']:.3f}" if key == "AP" else "")
+                    for s in one.found.values()
+                )
                 lines.append(f"| {text} | {each} |")
         lines += ["", f"Largest difference between torch and ONNX Runtime, relative: "
                   f"{one.parity:.1g}."]  # fmt: skip

@@ -38,7 +38,7 @@ _C = len(COCO_NAMES)
 SURE = 0.3  # people of a lower score are not counted as missed, invented, merged or ghosts
 _PEAK = 0.1
 _SAMPLES = 100  # of the bootstrap
-_NEAR = 0.1  # of the longer side of a person's box
+NEAR = 0.1  # of the longer side of a person's box
 _OF_TWO = 3  # joints of another person that make two people of one
 _SHOULDERS_HIPS = [INDEX_2D[n] for n in ("l_shoulder", "r_shoulder", "l_hip", "r_hip")]
 _SIDES = [(k, m) for k, m in enumerate(MIRROR_2D) if k < m]
@@ -254,7 +254,7 @@ def _is_two(person: Person2D, item: Photo) -> bool:
     far = np.linalg.norm(labels[..., :2] - person.joints_px[:_C], axis=-1)
     far[(labels[..., 2] <= 0) | ~np.isfinite(far)] = np.inf
     owner = far.argmin(0)
-    near = far.min(0) < _NEAR * item.box_px[owner, 2:].max(1)
+    near = far.min(0) < NEAR * item.box_px[owner, 2:].max(1)
     return bool((np.bincount(owner[near], minlength=2) >= _OF_TWO).sum() > 1)
 
 

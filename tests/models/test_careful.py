@@ -7,9 +7,9 @@ import pytest
 
 from manypose.calib.camera import Camera
 from manypose.errors import UsageError
-from manypose.models import backends, careful
+from manypose.models import backends
 from manypose.models.careful import sizes
-from manypose.models.preprocess import letterbox
+from manypose.models.preprocess import grid_to_image, letterbox, on_grid
 from manypose.pose.records import Frame
 
 Files = dict[str, Path]
@@ -31,9 +31,8 @@ def test_maps_of_a_smaller_input_lie_on_the_same_places(small: tuple[int, int]) 
     _, to_picture = letterbox(picture, small[1], small[0])
     y, x = np.mgrid[: small[1] // 8, : small[0] // 8].astype(np.float32)
     places = np.stack([x, y, np.ones_like(x)], -1) @ to_picture.T.astype(np.float32)
-    moved = careful._on_grid(
-        np.ascontiguousarray(places.transpose(2, 0, 1)), to_picture, (2, 40, 64)
-    )
+    maps = np.ascontiguousarray(places.transpose(2, 0, 1))
+    moved = on_grid(maps, to_picture, grid_to_image(1, 1), 64, 40)
     y, x = np.mgrid[:40, :64] * 8 + 3.5
     inside = np.s_[:, 4:-4, 4:-4]  # beyond the outermost cells nothing is known
     assert np.abs(moved - np.stack([x, y]))[inside].max() < 0.5
@@ -59,7 +58,7 @@ def test_three_looks_are_brought_together(small_files: Files, backend: str) -> N
         alone = backends.load_network("tiny", backend, "cpu", 1, "fp32", size=size)
         boxed, to_boxed = letterbox(letterbox(picture, h, w)[0], size[1], size[0])
         (maps,) = alone.maps(boxed[None])["heatmaps"]
-        squares.append(careful._on_grid(maps, to_boxed, heat.shape) ** 2 if squares else maps**2)
+        squares.append(on_grid(maps, to_boxed, grid_to_image(1, 1), w // 8, h // 8) ** 2)
     together = np.sqrt(np.mean(squares, 0))
     assert together.max() > 1e-3
     np.testing.assert_allclose(heat, np.minimum(1.25 * together, 1), rtol=1e-3, atol=1e-7)
