@@ -251,7 +251,8 @@ def open_container(path: Path) -> Any:
     Raises:
         SourceError: there is no such file, or it is not a video.
     """
-    av.logging.set_level(av.logging.PANIC)
+    # with a level decoder threads call Python, and closing, which waits for them, holds Python
+    av.logging.set_level(None)
     if not path.exists():
         raise SourceError(f"{path}: no such file. Check the name and the folder.")
     try:
@@ -281,7 +282,7 @@ def open_stream(address: str, config: Config) -> Source:
     Raises:
         SourceError: nobody answers within source.open_timeout_s.
     """
-    av.logging.set_level(av.logging.PANIC)
+    av.logging.set_level(None)
     container = _connect(address, config)
     shown = masked(address)
     name = re.sub(r"[^\w.-]+", "_", shown.partition("://")[2]).strip("_.") or "stream"

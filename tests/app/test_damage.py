@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zipfile
 from pathlib import Path
 
+import av.logging
 import cv2
 import numpy as np
 import pytest
@@ -80,6 +82,13 @@ def test_an_array_whose_description_ends_in_its_midst_is_refused(tmp_path: Path)
             archive.writestr(f"{name}.npy", head)
     with pytest.raises(SourceError, match="not a whole result file"):
         load_run(tmp_path / "pose.npz")
+
+
+def test_threads_of_decoders_never_call_python(tmp_path: Path) -> None:
+    """PyAV passes messages on only at a level; closing a damaged film then waited for ever."""
+    av.logging.set_level(av.logging.ERROR)
+    with contextlib.closing(open_source(str(write_clip(tmp_path / "a.mp4", 3)), load_config())):
+        assert av.logging.get_level() is None
 
 
 def test_mutated_settings_are_refused_or_read(tmp_path: Path) -> None:
