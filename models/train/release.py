@@ -40,6 +40,8 @@ _ROWS = (
     ("invented", "people invented per photo"), ("merged", "two people taken for one, per photo"),
     ("ghosts", "people per people-free photo"),
     ("bone_mm", "3D encoding, mm"), ("bone_constant_mm", "what the mean bone would score, mm"),
+    ("bone_seen_mm", "3D encoding of joints in sight that the maps show, mm"),
+    ("bone_seen_constant_mm", "what the mean bone would score there, mm"),
 )  # fmt: skip
 
 

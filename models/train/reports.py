@@ -25,6 +25,7 @@ _COLUMNS = (
     "step", "images", "minutes", "size", "lr", "heatmaps", "pafs", "encodings", "teacher", "layer",
     "images_s", "data_share", "AP", "ap_error", "ceiling_AP", "AP50", "AR", "pck", "recall",
     "ghosts", "missed", "invented", "merged", "swaps", "bone_mm", "bone_constant_mm",
+    "bone_seen_mm", "bone_seen_constant_mm",
 )  # fmt: skip
 _SHEET = 24  # photos
 

@@ -127,15 +127,16 @@ def evaluate(
     bootstrap of photos; pck (share of joints within 0.2 torso, single athletes); recall (labelled
     joints with a peak near); ghosts (people per people-free photo); swaps (share of left-right
     pairs exchanged), missed, invented and merged people per photo; bone_mm beside
-    bone_constant_mm, what the mean bone would score. found and right are the shares of labelled
-    people found at OKS 0.3, and of people found that are some labelled one. All counts of people
-    are of those with a score above `sure`.
+    bone_constant_mm, what the mean bone would score, and bone_seen_mm beside bone_seen_constant_mm
+    of joints in sight that the heat-maps show: elsewhere there is nothing to read it from. found
+    and right are the shares of labelled people found at OKS 0.3, and of people found that are some
+    labelled one. All counts of people are of those with a score above `sure`.
     """
     config = config or GroupingConfig()
     # the pixels are not needed any more; what is kept of a photo is small
     results = [
         (replace(d.photo, picture=np.zeros((*np.asarray(d.photo.picture).shape[:2], 0), np.uint8)),
-         d.people, _peaks_near(d), _bones(d))
+         d.people, _peaks_near(d), _bones(d, config))
         for d in decode(photos, predict, config)
     ]  # fmt: skip
     crowd = [(p, f) for p, f, _, _ in results if not p.source.startswith("lsp")]
@@ -297,11 +298,11 @@ def _peaks_near(d: Decoded, share: float = 0.1) -> Array:
     return np.array(hits, float)
 
 
-def _bones(d: Decoded) -> Array:
-    """Return (n, 7): bone, wanted and answered vector in metres, at every joint with known 3D."""
+def _bones(d: Decoded, config: GroupingConfig) -> Array:
+    """Return (n, 8) of joints with known 3D: bone, wanted and answered vector m, seen and found."""
     encodings = d.output.encodings
     if encodings is None or not np.isfinite(d.photo.joints_m).any():
-        return np.zeros((0, 7))
+        return np.zeros((0, 8))
     _, h, w = encodings.shape
     cells = _to_cells(d.photo.joints_px[..., :2], d.output.to_image)
     x, y = np.floor(cells + 0.5).astype(int).transpose(2, 0, 1)
@@ -310,23 +311,28 @@ def _bones(d: Decoded) -> Array:
     parent = np.array(PARENT)[bone]
     wanted = d.photo.joints_m[:, bone] - d.photo.joints_m[:, parent]
     n, c = np.nonzero(inside[:, joint] & np.isfinite(wanted).all(-1))
-    maps = encodings.reshape(-1, 3, h, w)
-    answer = maps[bone[c], :, y[n, joint[c]], x[n, joint[c]]] * BONE_UNIT_M
-    return np.concatenate([bone[c, None], wanted[n, c], answer], 1)
+    y, x = y[n, joint[c]], x[n, joint[c]]
+    answer = encodings.reshape(-1, 3, h, w)[bone[c], :, y, x] * BONE_UNIT_M
+    found = d.output.heatmaps[joint[c], y, x] > config.peak_score_min
+    found &= d.photo.joints_px[n, joint[c], 2] > 1
+    return np.concatenate([bone[c, None], wanted[n, c], answer, found[:, None]], 1)
 
 
 def _bone_error(parts: list[Array]) -> dict[str, float]:
     rows = np.concatenate(parts)
-    if not len(rows):
-        return {}
-    bone, wanted, answer = rows[:, 0].astype(int), rows[:, 1:4], rows[:, 4:]
-    count = np.bincount(bone)
-    sums = np.stack([np.bincount(bone, wanted[:, i]) for i in range(3)], 1)
-    mean = sums / np.maximum(count, 1)[:, None]
-    return {
-        "bone_mm": float(1000 * np.linalg.norm(answer - wanted, axis=1).mean()),
-        "bone_constant_mm": float(1000 * np.linalg.norm(mean[bone] - wanted, axis=1).mean()),
-    }
+    out: dict[str, float] = {}
+    for name, some in (("bone", rows), ("bone_seen", rows[rows[:, 7] > 0])):
+        if not len(some):
+            continue
+        bone, wanted, answer = some[:, 0].astype(int), some[:, 1:4], some[:, 4:7]
+        count = np.bincount(bone)
+        sums = np.stack([np.bincount(bone, wanted[:, i]) for i in range(3)], 1)
+        mean = sums / np.maximum(count, 1)[:, None]
+        out |= {
+            f"{name}_mm": float(1000 * np.linalg.norm(answer - wanted, axis=1).mean()),
+            f"{name}_constant_mm": float(1000 * np.linalg.norm(mean[bone] - wanted, axis=1).mean()),
+        }
+    return out
 
 
 def ceiling(photos: Sequence[Photo], width: int, height: int) -> dict[str, float]:
@@ -347,6 +353,9 @@ def line(scores: dict[str, float], top: dict[str, float]) -> str:
     if "bone_mm" in scores:
         constant = scores["bone_constant_mm"]
         words.append(f"bones {scores['bone_mm']:.0f} mm (constant {constant:.0f})")
+    if "bone_seen_mm" in scores:
+        constant = scores["bone_seen_constant_mm"]
+        words.append(f"of joints seen {scores['bone_seen_mm']:.0f} mm ({constant:.0f})")
     rest = ("AP50", "AR", "pck", "recall", "ghosts", "found", "right", "missed", "invented",
             "merged", "swaps")  # fmt: skip
     words += [f"{k} {scores[k]:.3f}" for k in rest if k in scores]

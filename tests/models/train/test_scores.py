@@ -120,6 +120,7 @@ def test_bones_are_compared_with_a_constant():
     # neighbours overwrite a cell now and then
     assert found["bone_mm"] < 0.3 * found["bone_constant_mm"]
     assert found["bone_constant_mm"] > 100
+    assert found["bone_seen_mm"] < 0.3 * found["bone_seen_constant_mm"]
 
 
 def test_oks_and_matching_by_hand():
