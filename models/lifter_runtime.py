@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from manypose.errors import ARCHIVE_DAMAGE, WeightsError
 from manypose.models import weights
 from manypose.pose.joints import JOINTS, JOINTS_2D
-from manypose.pose.lifting import FEATURE_COUNT, HAS_BONES, Lifter
+from manypose.pose.lifting import BONE_COLUMNS, FEATURE_COUNT, HAS_BONES, Lifter
 
 if TYPE_CHECKING:
     from manypose.models.lifter import FullBody, PartWise
@@ -89,33 +89,50 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 Forward = Callable[[Float32], Float32]
+Layer = tuple[Float32, Float32]  # weights (inputs, outputs) and bias
 
 
-def _full(held: dict[str, NDArray[Any]], prefix: str = "") -> Forward:
-    body = _residual(held, f"{prefix}body.")
-    return lambda features: body(features)[0]
+def _full(held: dict[str, NDArray[Any]]) -> Forward:
+    """Return the forward pass of `models.lifter.FullBody`."""
+    enter, inner = _entrance(*_layer(held, "body.first")), _inner(held, "body.")
+    last, bias = _layer(held, "body.last")
+    return lambda features: _residual(np.maximum(enter(features), 0), inner) @ last + bias
 
 
 def _parts(held: dict[str, NDArray[Any]]) -> Forward:
-    full, trunk = _full(held, "full."), _residual(held, "trunk.")
-    limbs = [_residual(held, f"limbs.{i}.") for i in range(_LIMB_COUNT)]
-    columns = [held[f"columns_{i}"] for i in range(_LIMB_COUNT + 1)]
-    order = held["order"]
-    gate_layers = [(held[f"gate.{i}.weight"].T, held[f"gate.{i}.bias"]) for i in (0, 2, 4)]
+    """Return the forward pass of `models.lifter.PartWise`.
+
+    The matrices are small and calls count. So everything that reads the features is one matrix,
+    the limbs go side by side, and one matrix answers for torso and limbs.
+    """
+    names = [f"limbs.{i}." for i in range(_LIMB_COUNT)]
+    full, trunk = _inner(held, "full.body."), _inner(held, "trunk.")
+    limbs = [
+        (np.stack([w for w, _ in side]), np.stack([b for _, b in side])[:, None])
+        for side in zip(*(_inner(held, name) for name in names), strict=True)
+    ]
+    full_last, gate, gate_last = (
+        _layer(held, name) for name in ("full.body.last", "gate.2", "gate.4")
+    )
+    enter, hidden = _first_of_parts(held, names)
+    parts_last = _last_of_parts(held, names)
+    body, torso, scores = np.cumsum(
+        [len(held[f"{name}.bias"]) for name in ("full.body.first", "trunk.first", "gate.0")]
+    ).tolist()
 
     def forward(features: Float32) -> Float32:
-        first, hidden = trunk(features[:, columns[0]])
-        answers = [first.reshape(len(features), -1, 4)]
-        for limb, own in zip(limbs, columns[1:], strict=True):
-            out, _ = limb(np.concatenate([features[:, own], hidden], 1))
-            answers.append(out.reshape(len(features), -1, 4))
-        parts = np.concatenate(answers, 1)[:, order]
-        g = features[:, _SCORES]
-        for i, (w, b) in enumerate(gate_layers):
-            g = g @ w + b
-            g = np.maximum(g, 0) if i < len(gate_layers) - 1 else 1 / (1 + np.exp(-g))
-        mixed = g[..., None] * parts + (1 - g[..., None]) * full(features).reshape(-1, _J, 4)
-        return np.asarray(mixed.reshape(len(features), -1))
+        count = len(features)
+        h = enter(features)
+        np.maximum(h[:, :scores], 0, out=h[:, :scores])
+        trunk_h = _residual(h[:, body:torso], trunk)
+        limbs_h = np.maximum(h[:, scores:] + trunk_h @ hidden, 0)
+        limbs_h = _residual(limbs_h.reshape(count, _LIMB_COUNT, -1).swapaxes(0, 1), limbs)
+        z = np.concatenate([trunk_h, limbs_h.swapaxes(0, 1).reshape(count, -1)], 1)
+        parts = z @ parts_last[0] + parts_last[1]
+        g = np.maximum(h[:, torso:scores] @ gate[0] + gate[1], 0) @ gate_last[0] + gate_last[1]
+        whole = _residual(h[:, :body], full) @ full_last[0] + full_last[1]
+        share = np.repeat(1 / (1 + np.exp(-g)), 4, axis=1)
+        return np.asarray(whole + share * (parts - whole))
 
     return forward
 
@@ -123,24 +140,72 @@ def _parts(held: dict[str, NDArray[Any]]) -> Forward:
 FORMS: dict[str, Callable[[dict[str, NDArray[Any]]], Forward]] = {"full": _full, "parts": _parts}
 
 
-def _residual(
-    held: dict[str, NDArray[Any]], prefix: str
-) -> Callable[[Float32], tuple[Float32, Float32]]:
-    """Return the forward pass of `models.lifter.Residual`."""
+def _first_of_parts(held: dict[str, NDArray[Any]], names: list[str]) -> tuple[Forward, Float32]:
+    """Return what the features do at once, and (torso's width, limbs' widths) the torso's share.
 
-    def layer(name: str) -> tuple[Float32, Float32]:
-        weight, bias = held[f"{prefix}{name}.weight"], held[f"{prefix}{name}.bias"]
-        return np.ascontiguousarray(weight.T), bias
+    The outputs are the first layers, before activation, of body, torso and gate, then the limbs'.
+    """
+    first = [_layer(held, f"{name}first") for name in names]
+    own = [held[f"columns_{i + 1}"] for i in range(len(names))]
+    readers = [
+        (_layer(held, "full.body.first"), np.arange(FEATURE_COUNT)),
+        (_layer(held, "trunk.first"), held["columns_0"]),
+        (_layer(held, "gate.0"), np.array(_SCORES)),
+        *(((w[: len(c)], b), c) for (w, b), c in zip(first, own, strict=True)),
+    ]
+    wide = np.zeros((FEATURE_COUNT, sum(len(b) for (_, b), _ in readers)), np.float32)
+    at = 0
+    for (weight, bias), columns in readers:
+        wide[columns, at : at + len(bias)] = weight
+        at += len(bias)
+    hidden = np.concatenate([w[len(c) :] for (w, _), c in zip(first, own, strict=True)], 1)
+    return _entrance(wide, np.concatenate([b for (_, b), _ in readers])), hidden
 
-    first, last = layer("first"), layer("last")
-    inner: list[tuple[Float32, Float32]] = []
-    while f"{prefix}layers.{len(inner)}.weight" in held:
-        inner.append(layer(f"layers.{len(inner)}"))
 
-    def forward(x: Float32) -> tuple[Float32, Float32]:
-        h = np.maximum(x @ first[0] + first[1], 0)
-        for (wa, ba), (wb, bb) in zip(inner[::2], inner[1::2], strict=True):
-            h = h + np.maximum(np.maximum(h @ wa + ba, 0) @ wb + bb, 0)
-        return h @ last[0] + last[1], h
+def _last_of_parts(held: dict[str, NDArray[Any]], names: list[str]) -> Layer:
+    """Return the layer from all hidden numbers of torso and limbs to the answers for all joints."""
+    last = [_layer(held, f"{name}last") for name in ("trunk.", *names)]
+    rows, columns = (np.cumsum([0] + [w.shape[i] for w, _ in last]) for i in (0, 1))
+    weight = np.zeros((rows[-1], columns[-1]), np.float32)
+    for n, (w, _) in enumerate(last):
+        weight[rows[n] : rows[n + 1], columns[n] : columns[n + 1]] = w
+    order = (4 * held["order"][:, None] + np.arange(4)).ravel()
+    bias = np.concatenate([b for _, b in last])
+    return np.ascontiguousarray(weight[:, order]), bias[order]
 
-    return forward
+
+def _entrance(weight: Float32, bias: Float32) -> Forward:
+    """Return features times weight (inputs, outputs) plus bias; bones not read take no time."""
+    weight = np.ascontiguousarray(weight)
+    kept = np.delete(np.arange(FEATURE_COUNT), BONE_COLUMNS)
+    few = np.ascontiguousarray(weight[kept])
+
+    def enter(features: Float32) -> Float32:
+        if features[:, BONE_COLUMNS].any():
+            return features @ weight + bias
+        return features[:, kept] @ few + bias
+
+    return enter
+
+
+def _layer(held: dict[str, NDArray[Any]], name: str) -> Layer:
+    return np.ascontiguousarray(held[f"{name}.weight"].T), held[f"{name}.bias"]
+
+
+def _inner(held: dict[str, NDArray[Any]], prefix: str) -> list[Layer]:
+    """Return the layers between the first and the last one of a `models.lifter.Residual`."""
+    count = 0
+    while f"{prefix}layers.{count}.weight" in held:
+        count += 1
+    return [_layer(held, f"{prefix}layers.{i}") for i in range(count)]
+
+
+def _residual(h: Float32, inner: list[Layer]) -> Float32:
+    """Return the last hidden numbers (..., width) of `models.lifter.Residual` from the first."""
+    for (wa, ba), (wb, bb) in zip(inner[::2], inner[1::2], strict=True):
+        a = h @ wa
+        a += ba
+        a = np.maximum(a, 0, out=a) @ wb
+        a += bb
+        h = np.maximum(a, 0, out=a) + h
+    return h
