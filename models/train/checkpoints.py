@@ -39,14 +39,17 @@ def save(path: Path, content: dict[str, Any]) -> None:
         raise OutputError(f"cannot write {path} ({error}): free some space") from None
 
 
-def save_weights(folder: Path, net: nn.Module, about: dict[str, Any]) -> None:
+def save_weights(
+    folder: Path, net: nn.Module, about: dict[str, Any], centre: nn.Module | None = None
+) -> None:
     """Write the weights in half precision as ema.pt, its parts ema.pt.NN and their list.
 
     about: plain values that belong to the weights; `backbone` and `width` rebuild the network.
+    centre: the layer that answers centres, if there is one, as "centre" beside "ema".
     """
-    half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    beside = {} if centre is None else {"centre": _half(centre)}
     path = folder / EMA
-    save(path, {"ema": half, **about})
+    save(path, {"ema": _half(net), **beside, **about})
     data = path.read_bytes()
     names = []
     for n, first in enumerate(range(0, len(data), PART_BYTES)):
@@ -60,6 +63,10 @@ def save_weights(folder: Path, net: nn.Module, about: dict[str, Any]) -> None:
             old.unlink()
     listing = {"file": EMA, "sha256": hashlib.sha256(data).hexdigest(), "parts": names}
     (folder / f"{EMA}.parts.json").write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
+
+
+def _half(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
 
 
 def save_arrays(path: Path, weights: dict[str, torch.Tensor], about: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from manypose.errors import ManyposeError, UsageError
 from manypose.models.heads import Maps, StageOne
-from manypose.models.train import batches, checkpoints, distil, ranks, sheets
+from manypose.models.train import batches, centres, checkpoints, distil, ranks, sheets
 from manypose.models.train.losses import losses
 from manypose.models.train.packs import Photo
 from manypose.models.train.pool import Lesson, Pool
@@ -87,13 +87,15 @@ class _Run:
             if not isinstance(content.get("ema"), dict):
                 raise UsageError(f"{init} has no averaged weights: give an ema.pt with --init")
             checkpoints.load_weights(self.net, content["ema"], init)
-        self.student = Student(self.net, max((p.layers for p in pools), default=0))
+        layers = max((p.layers for p in pools), default=0)
+        self.student = Student(self.net, layers, recipe.weight_centres > 0)
         self.student.to(self.device)
         if recipe.only_3d:
             self.student.requires_grad_(False)
             self.net.head3d.requires_grad_(True)
         channels_last(self.net)
         self.mean = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self.centre = copy.deepcopy(self.student.centre)
         self.optimizer = optimizer_of(self.student, recipe)
         self.rng = torch.Generator(device=self.device).manual_seed(
             recipe.seed + 1_000_003 * self.rank
@@ -104,8 +106,8 @@ class _Run:
             self._restore(out / checkpoints.LAST)
         elif self.rank == 0:
             Table.start(out)
-        self._averages = _floats(self.mean)
-        self._values = _floats(self.net)
+        self._averages = _floats(self.mean, self.centre)
+        self._values = _floats(self.net, self.student.centre)
         self.averaging = self.world > 1 and recipe.average_s is not None
         self._shared = _floats(self.student)
         self.forward: nn.Module = self.student
@@ -127,6 +129,9 @@ class _Run:
         checkpoints.load_weights(self.mean, content["mean"], path)
         if self.student.guess is not None and content.get("guess"):
             self.student.guess.load_state_dict(content["guess"])
+        if self.student.centre is not None and self.centre is not None and content.get("centre"):
+            self.student.centre.load_state_dict(content["centre"])
+            self.centre.load_state_dict(content["centre_mean"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.images = content["step"], content["images"]
         self.used_s = content["used_s"]
@@ -244,7 +249,7 @@ class _Run:
         self.student.train(not self.recipe.only_3d)
         self.net.head3d.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            maps, guess = self.forward(lesson.batch.images)
+            maps, guess, seeds = self.forward(lesson.batch.images)
             answer = Maps(*maps)
         wanted = lesson.batch.targets
         each = losses(answer, wanted)
@@ -253,6 +258,10 @@ class _Run:
             nothing = torch.zeros_like(each.encodings)
             return each.encodings, torch.stack([*(v.detach() for v in each), nothing, nothing])
         total = each.heatmaps + r.weight_pafs * each.pafs + r.weight_encodings * each.encodings
+        if seeds is not None:
+            b, _, h, w = seeds.shape
+            aims = centres.draw(lesson.batch.people, (b, h, w))
+            total = total + r.weight_centres * centres.loss(seeds, aims, wanted.heatmap_weight)
         hint = torch.zeros_like(total)
         if lesson.hints is not None:
             hint = distil.loss(answer, lesson.hints, wanted)
@@ -334,6 +343,8 @@ class _Run:
                 "images": self.images, "used_s": float(self.clock_s()),
                 "rng": self.rng.get_state(),
                 "guess": self.student.guess.state_dict() if self.student.guess else {},
+                "centre": self.student.centre.state_dict() if self.student.centre else {},
+                "centre_mean": self.centre.state_dict() if self.centre else {},
             },
         )  # fmt: skip
         checkpoints.save_weights(
@@ -344,8 +355,10 @@ class _Run:
                 "minutes": float(self.clock_s() / 60),
                 "scores": {k: float(v) for k, v in scores.items()},
             },
+            self.centre,
         )  # fmt: skip
 
 
-def _floats(net: nn.Module) -> list[Tensor]:
-    return [v for v in net.state_dict().values() if v.is_floating_point()]
+def _floats(*nets: nn.Module | None) -> list[Tensor]:
+    states = [net.state_dict().values() for net in nets if net is not None]
+    return [v for state in states for v in state if v.is_floating_point()]

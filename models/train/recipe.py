@@ -41,6 +41,7 @@ class Recipe:
     weight_encodings: float = 0.3
     weight_teacher: float = 0.5
     weight_layer: float = 1.0  # of the teacher's hidden layer; falls to 0 over the run
+    weight_centres: float = 0.0  # of a map of person centres learnt beside; 0: there is none
     only_3d: bool = False  # nothing but the 3D head learns
     average_s: float | None = None  # several processes: average weights so often, not gradients
     how: Augmentation = field(default_factory=Augmentation)

@@ -85,6 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--weight-layer", type=float, help="of a teacher's layer (default 1)")
     parser.add_argument(
+        "--weight-centres", type=float, metavar="W",
+        help="learn a map of person centres beside (0.15; default: none)",
+    )  # fmt: skip
+    parser.add_argument(
         "--average", type=float, metavar="S",
         help="under torchrun: average weights every S seconds, gradients never",
     )  # fmt: skip
@@ -163,6 +167,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         "width": args.width, "lr": args.lr, "optimizer": args.optimizer,
         "weight_encodings": args.weight_3d,
         "weight_teacher": args.weight_teacher, "weight_layer": args.weight_layer,
+        "weight_centres": args.weight_centres,
         "average_s": args.average, "only_3d": args.only_3d, "score_every_s": args.score_every,
         "bf16": args.bf16, "compile": args.compile, "seed": args.seed,
     }  # fmt: skip

@@ -6,21 +6,35 @@ import torch
 from torch import Tensor, nn
 
 from manypose.models.heads import Maps, StageOne
+from manypose.models.train import centres
 
 
 class Student(nn.Module):
-    """The network, and a layer that answers a teacher's hidden layer from the shared features."""
+    """The network, and what only learns beside it from the shared features.
 
-    def __init__(self, net: StageOne, channels: int) -> None:
+    guess: answers a teacher's hidden layer of so many channels. centre: answers `centres`.
+    """
+
+    def __init__(self, net: StageOne, channels: int, centre: bool = False) -> None:
         super().__init__()
         self.net = net
         width = net.trunk[-1][0].out_channels  # type: ignore[index]
         self.guess = nn.Conv2d(width, channels, 1) if channels else None
+        self.centre = centre_of(width) if centre else None
 
-    def forward(self, images: Tensor) -> tuple[Maps, Tensor | None]:
-        """Return the maps, and what the teacher's layer may be."""
-        features = self.net.features(images)
-        return self.net.read(features), None if self.guess is None else self.guess(features)
+    def forward(self, images: Tensor) -> tuple[Maps, Tensor | None, Tensor | None]:
+        """Return the maps, what the teacher's layer may be, and the map of centres."""
+        f = self.net.features(images)
+        guess = None if self.guess is None else self.guess(f)
+        return self.net.read(f), guess, None if self.centre is None else self.centre(f)
+
+
+def centre_of(width: int) -> nn.Conv2d:
+    """Return the layer that answers centres from features of `width` channels."""
+    layer = nn.Conv2d(width, centres.CHANNELS, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
 
 
 def bf16_here(device: torch.device) -> bool:

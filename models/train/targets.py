@@ -89,7 +89,7 @@ def draw(
     )
 
 
-def _window(cells: Tensor, radius: int, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def window(cells: Tensor, radius: int, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return of the cells round n points: y * w + x, whether on the grid, offsets dx, dy (n, m)."""
     offset = torch.arange(-radius, radius + 1, device=cells.device)
     dy, dx = (v.flatten() for v in torch.meshgrid(offset, offset, indexing="ij"))
@@ -106,7 +106,7 @@ def _heatmaps(
     """Return the heat-maps, and the same of hidden joints only, (B, K, h, w)."""
     b, h, w = size
     p, k = drawn.nonzero(as_tuple=True)
-    at, ok, dx, dy = _window(cells[p, k], _RADIUS, h, w)
+    at, ok, dx, dy = window(cells[p, k], _RADIUS, h, w)
     value = torch.exp(-(dx**2 + dy**2) / (2 * SIGMA_CELLS**2)) * ok
     index = (at + ((people.picture[p] * _K + k) * (h * w))[:, None]).flatten()
     hidden = value * (people.visibility[p, k] < 2)[:, None]
@@ -161,7 +161,7 @@ def _encodings(
     joints, bones = (torch.tensor(side, device=device) for side in zip(*CARRIED))
     usable = people.bones_m.isfinite().all(-1) & (people.weight_3d > 0)
     p, c = (drawn[:, joints] & usable[:, bones]).nonzero(as_tuple=True)
-    at, ok, _, _ = _window(cells[p, joints[c]], 1, h, w)
+    at, ok, _, _ = window(cells[p, joints[c]], 1, h, w)
     bone = bones[c]
     index = at + ((people.picture[p] * _J + bone) * (h * w))[:, None]
     infinity = torch.full_like(cells, float("inf"))
