@@ -102,9 +102,10 @@ def lift(
 
     error = ray_errors(score, np.exp(features[:, SIZE] - _LOG_OFFSET))
     size = size_errors(joints, sigma, features[:, HAS_BONES] > 0)
-    root, root_sigma = placement.place(joints, sigma, rays, error, size)
     if config.pull:
-        joints = placement.pull(joints, sigma, root, rays, error)
+        root, root_sigma, joints = placement.placed(joints, sigma, rays, error, size)
+    else:
+        root, root_sigma = placement.place(joints, sigma, rays, error, size)
     joints[bad], root[bad] = np.nan, np.nan
     sigma[bad], root_sigma[bad] = np.inf, np.inf
     return [

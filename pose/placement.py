@@ -28,7 +28,6 @@ _PRIOR_M, _PRIOR_SPREAD = 4.0, 3.0
 _NEAR_M = 0.15  # no seen joint is nearer than this
 # Steps at most; one shorter than this share of the distance is the last.
 _STEPS, _STEP_MIN = 6, 3e-4
-_FACE = ("l_ear", "r_ear", "l_eye", "r_eye", "nose")
 # The face points lie up to a hand's breadth from the middle of the head, which stands for them.
 _FACE_OFFSET_M = 0.07
 
@@ -37,8 +36,15 @@ _FACE_OFFSET_M = 0.07
 # nearer to each other and higher, hips farther apart and higher.
 _LABELS = (("shoulder", 0.055, 0.018), ("hip", -0.017, 0.025))
 
-_SHOWN = np.array([k >= 0 for k in SHOWN_BY])
+_LEFT, _RIGHT = (np.array([INDEX[f"{s}_{name}"] for name, *_ in _LABELS]) for s in "lr")
+_INWARDS, _HIGHER = (np.array([[row[i]] for row in _LABELS]) for i in (1, 2))
+# The joints in the middle of these pairs.
+_MIDDLE = np.array([INDEX["neck"], INDEX["pelvis"]])
+_NECK, _HEAD = INDEX["neck"], INDEX["head"]
+
+_HIDDEN = np.array([j for j, k in enumerate(SHOWN_BY) if k < 0])
 _TO_2D = np.array([max(k, 0) for k in SHOWN_BY])
+_FACE = np.array([INDEX_2D[n] for n in ("l_ear", "r_ear", "l_eye", "r_eye", "nose")])
 
 
 def observed(rays: Float, ray_error: Float) -> tuple[Float, Float]:
@@ -47,18 +53,17 @@ def observed(rays: Float, ray_error: Float) -> tuple[Float, Float]:
     Mid-head, which no 2D joint shows, is read between the ears, or else from what is seen of the
     face. Errors are infinite where nothing is seen, and the rays 0.
     """
-    flat = np.where(np.isfinite(ray_error)[..., None], rays, 0.0)
-    out, error = flat[:, _TO_2D], np.where(_SHOWN, ray_error[:, _TO_2D], np.inf)
-    face = [INDEX_2D[n] for n in _FACE]
-    seen = np.isfinite(ray_error[:, face])
-    seen[:, 2:] &= ~seen[:, :2].all(1, keepdims=True)  # both ears say it best
+    given = np.isfinite(ray_error)
+    flat = np.where(given[..., None], rays, 0.0)
+    out, error = flat[:, _TO_2D], ray_error[:, _TO_2D]
+    error[:, _HIDDEN] = np.inf
+    seen = given[:, _FACE]
+    seen[:, 2:] &= ~(seen[:, :1] & seen[:, 1:2])  # both ears say it best
     total = seen.sum(1)
-    head = INDEX["head"]
-    out[:, head] = (
-        np.where(seen[..., None], flat[:, face], 0).sum(1) / np.maximum(total, 1)[:, None]
-    )
-    mean = np.where(seen, ray_error[:, face], 0).sum(1) / np.maximum(total, 1)
-    error[:, head] = np.where(total > 0, mean, np.inf)
+    share = seen / np.maximum(total, 1)[:, None]
+    out[:, _HEAD] = (share[:, None] @ flat[:, _FACE])[:, 0]
+    mean = (share * np.where(seen, ray_error[:, _FACE], 0)).sum(1)
+    error[:, _HEAD] = np.where(total > 0, mean, np.inf)
     return out, error
 
 
@@ -68,21 +73,19 @@ def marked(joints_rel_m: Float) -> Float:
     The 2D neck is the middle of the shoulders, 5 cm below the 3D neck; see also `_LABELS`.
     """
     out = joints_rel_m.copy()
-    up = joints_rel_m[:, INDEX["neck"]] - joints_rel_m[:, ROOT]
-    length = _norm(up)
-    for name, inwards, higher in _LABELS:
-        left, right = INDEX[f"l_{name}"], INDEX[f"r_{name}"]
-        across = joints_rel_m[:, left] - joints_rel_m[:, right]
-        across = across * (inwards * length / np.maximum(_norm(across), 1e-6))
-        out[:, left] += higher * up - across
-        out[:, right] += higher * up + across
-    for name, pair in (("neck", "shoulder"), ("pelvis", "hip")):
-        out[:, INDEX[name]] = (out[:, INDEX[f"l_{pair}"]] + out[:, INDEX[f"r_{pair}"]]) / 2
+    up = joints_rel_m[:, None, _NECK] - joints_rel_m[:, None, ROOT]
+    left, right = joints_rel_m[:, _LEFT], joints_rel_m[:, _RIGHT]  # (N, 2, 3)
+    across = left - right
+    across *= _INWARDS * _norm(up) / np.maximum(_norm(across), 1e-6)
+    raised = _HIGHER * up
+    out[:, _LEFT] = left = left + (raised - across)
+    out[:, _RIGHT] = right = right + (raised + across)
+    out[:, _MIDDLE] = (left + right) / 2
     return out
 
 
 def _norm(vectors: Float) -> Float:
-    return np.asarray(np.linalg.norm(vectors, axis=-1, keepdims=True))
+    return np.asarray(np.sqrt((vectors * vectors).sum(-1, keepdims=True)))
 
 
 def place(
@@ -101,105 +104,147 @@ def place(
         ray_error: (N, K) their expected errors on that plane, infinite where not seen.
         size_error: (N,) expected error of the log of the bodies' sizes.
     """
-    q, error = observed(rays, ray_error)
-    p = marked(joints_rel_m)
+    return _place(joints_rel_m, sigma_m, *observed(rays, ray_error), size_error)
+
+
+def placed(
+    joints_rel_m: Float, sigma_m: Float, rays: Float, ray_error: Float, size_error: Float | float
+) -> tuple[Float, Float, Float]:
+    """Return what `place` does, and the joints (N, J, 3) as `pull` then draws them to their rays.
+
+    The arguments are those of `place`.
+    """
+    seen = observed(rays, ray_error)
+    root, along = _place(joints_rel_m, sigma_m, *seen, size_error)
+    return root, along, _pull(joints_rel_m, sigma_m, root, *seen)
+
+
+def _place(
+    joints_rel_m: Float, sigma_m: Float, rays: Float, error: Float, size_error: Float | float
+) -> tuple[Float, Float]:
+    """Return roots (N, 3) and errors (N,) as `place` does, from what `observed` returns.
+
+    Coordinates come first, (2, N, J) across and (N, J) along: arrays are small, and calls count.
+    """
+    p = marked(joints_rel_m).transpose(2, 0, 1)
+    across, along, q = p[:2].copy(), p[2].copy(), rays.transpose(2, 0, 1).copy()
     seen = np.isfinite(error)
-    side = _sideways(sigma_m)
-    z: Float = np.full(len(p), _PRIOR_M)
-    root: Float = np.zeros((len(p), 3))
+    error2, side = error * error, _sideways(sigma_m)
+    # how near the root may be: the nearest seen joint is at the least _NEAR_M away
+    least = np.maximum(_NEAR_M - np.where(seen, along, 0.0).min(1), _NEAR_M)
+    root: Float = np.empty((3, len(along)))  # x, y, z
+    root[2] = _PRIOR_M
+    shares = _linear_shares(across, along, q)
     for _ in range(2):  # the second round knows how far away the joints are
-        root = _linear(p, q, 1 / (error**2 + side / z[:, None] ** 2), z)
-        root = _in_front(root, p, q, seen)
-        z = root[:, 2]
-    normal: Float = np.zeros((len(p), 3, 3))
-    error2 = error**2
-    at = np.arange(len(p))  # those still on their way
+        z = root[2] * root[2]
+        root = _in_front(_linear(shares, 1 / (error2 * z[:, None] + side)), least, q, seen)
+    normal: Float = np.zeros((4, len(along)))
+    at: NDArray[np.intp] | slice = slice(None)  # those still on their way
     for _ in range(_STEPS):
-        before = root[at]
-        some = (p[at], q[at])
-        weight = 1 / (error2[at] + side[at] / before[:, 2:] ** 2)
-        after, normal[at] = _step(before, *some, weight)
-        root[at] = after = _in_front(after, *some, seen[at])
+        before = root[:, at]
+        weight = error2[at] + side[at] / (before[2] * before[2])[:, None]
+        after, normal[:, at] = _step(before, across[:, at], along[at], q[:, at], weight)
+        after = _in_front(after, least[at], q[:, at], seen[at])
         # a step errs by a small part of its length
-        at = at[np.abs(after - before).max(1) > _STEP_MIN * after[:, 2]]
-        if not len(at):
+        on = np.abs(after - before).max(0) > _STEP_MIN * after[2]
+        root[:, at] = after
+        if not on.any():
             break
-    ray = root / _norm(root)
-    covariance = np.linalg.inv(normal + 1e-9 * np.eye(3))
-    along = np.einsum("ni,nij,nj->n", ray, covariance, ray)
-    return root, np.sqrt(np.maximum(along, 0) + (size_error * _norm(root)[:, 0]) ** 2)
+        if not on.all():
+            at = np.arange(len(along))[at][on]
+    length = np.sqrt((root * root).sum(0))
+    ray = root / length
+    # the variance along the ray: the ray times the covariance times the ray
+    spread = (ray * _solve(normal, ray, 1e-9)).sum(0)
+    return root.T.copy(), np.sqrt(np.maximum(spread, 0) + (size_error * length) ** 2)
 
 
 def _sideways(sigma_m: Float) -> Float:
     """Return the variances (N, J) along one axis of errors of this length, were all axes alike."""
     out = sigma_m**2 / 3
-    out[:, INDEX["head"]] += _FACE_OFFSET_M**2
+    out[:, _HEAD] += _FACE_OFFSET_M**2
     return out
 
 
-def _linear(p: Float, q: Float, weight: Float, z: Float) -> Float:
-    """Return the roots (N, 3) of t_xy - q t_z = q Z - XY, weighted, with a weak prior on t_z.
+def _linear_shares(across: Float, along: Float, q: Float) -> Float:
+    """Return (7, N, J) what every joint adds, times its weight, to the equations of `_linear`."""
+    out = np.empty((7, *along.shape))
+    out[0] = 1
+    out[1:3] = q
+    np.multiply(q, along, out=out[4:6])
+    out[4:6] -= across
+    (q * q).sum(0, out=out[3])
+    (q * out[4:6]).sum(0, out=out[6])
+    return out
 
-    Multiplied by z, the residual of a row is a distance on the plane z = 1.
+
+def _linear(shares: Float, weight: Float) -> Float:
+    """Return the roots (3, N) of t_xy - q t_z = q Z - XY, weighted, with a weak prior on t_z.
+
+    The residual of a row times the square root of its weight (N, J) has an expected error of one.
     """
-    w = weight / z[:, None] ** 2
-    total = w.sum(1)
-    wq = (w[..., None] * q).sum(1)
-    b = q * p[..., 2:] - p[..., :2]
-    a = np.zeros((len(p), 3, 3))
-    a[:, 0, 0] = a[:, 1, 1] = total
-    a[:, 0, 2] = a[:, 2, 0] = -wq[:, 0]
-    a[:, 1, 2] = a[:, 2, 1] = -wq[:, 1]
-    a[:, 2, 2] = (w * (q**2).sum(-1)).sum(1) + (_PRIOR_SPREAD * _PRIOR_M) ** -2
-    right = np.zeros((len(p), 3))
-    right[:, :2] = (w[..., None] * b).sum(1)
-    right[:, 2] = -(w * (q * b).sum(-1)).sum(1) + _PRIOR_M * (_PRIOR_SPREAD * _PRIOR_M) ** -2
-    return _solve(a, right)
+    total, x, y, square, right_x, right_y, right_z = (shares * weight).sum(-1)
+    prior = (_PRIOR_SPREAD * _PRIOR_M) ** -2
+    right = np.stack([right_x, right_y, _PRIOR_M * prior - right_z])
+    return _solve(np.stack([total, x, y, square + prior]), right)
 
 
-def _step(root: Float, p: Float, q: Float, weight: Float) -> tuple[Float, Float]:
-    """Return the roots (N, 3) after one Gauss-Newton step, and its normal matrices (N, 3, 3)."""
-    at = p + root[:, None]
-    z = np.maximum(at[..., 2], _NEAR_M)
-    u = at[..., :2] / z[..., None]
-    residual = q - u
+def _step(
+    root: Float, across: Float, along: Float, q: Float, variance: Float
+) -> tuple[Float, Float]:
+    """Return the roots (3, N) after one Gauss-Newton step, and its equations as `_solve` has them.
+
+    variance (N, J): of the seen rays, on the plane z = 1.
+    """
+    at = across + root[:2, :, None]
+    z = np.maximum(along + root[2][:, None], _NEAR_M)
+    shares = np.empty((7, *z.shape))  # 1, u, u^2, residual, residual u; residuals times z
+    shares[0] = 1
+    u, residual = shares[1:3], shares[4:6]
+    np.divide(at, z, out=u)
+    np.multiply(q, z, out=residual)
+    residual -= at
+    (u * u).sum(0, out=shares[3])
+    (u * residual).sum(0, out=shares[6])
+    weight = 1 / (variance * (z * z))
     # A joint far off is a wrong one: weights fall as in a Cauchy loss.
-    weight = weight / (1 + weight * (residual**2).sum(-1) / 9)
-    w = weight / z**2
-    a = np.zeros((len(p), 3, 3))
-    a[:, 0, 0] = a[:, 1, 1] = w.sum(1)
-    a[:, 0, 2] = a[:, 2, 0] = -(w * u[..., 0]).sum(1)
-    a[:, 1, 2] = a[:, 2, 1] = -(w * u[..., 1]).sum(1)
-    far = root[:, 2]
+    weight /= 1 + weight * (residual * residual).sum(0) / 9
+    sums = (shares * weight).sum(-1)
+    far = root[2]
     prior = (_PRIOR_SPREAD * far) ** -2.0
-    a[:, 2, 2] = (w * (u**2).sum(-1)).sum(1) + prior
-    r = weight[..., None] * residual / z[..., None]
-    right = np.zeros_like(root)
-    right[:, :2] = r.sum(1)
-    right[:, 2] = -(r * u).sum((1, 2)) - prior * far * np.log(far / _PRIOR_M)
-    change = _solve(a, right)
+    normal, right = sums[:4], sums[4:]
+    normal[3] += prior
+    right[2] = -right[2] - prior * far * np.log(far / _PRIOR_M)
+    change = _solve(normal, right)
     # Depth is positive: no step shortens it by more than half or makes it more than double.
-    change = change * np.minimum(1, 0.5 * far / np.maximum(np.abs(change[:, 2]), 1e-9))[:, None]
-    return root + change, a
+    change *= np.minimum(1, 0.5 * far / np.maximum(np.abs(change[2]), 1e-9))
+    return root + change, normal
 
 
-def _solve(a: Float, right: Float) -> Float:
-    """Return the solutions of symmetric systems (N, 3, 3), those without any equation included."""
-    scale = np.trace(a, axis1=1, axis2=2)[:, None, None]
-    damped = a + (1e-12 * scale + 1e-12) * np.eye(3)
-    return np.asarray(np.linalg.solve(damped, right[..., None])[..., 0])
+def _solve(normal: Float, right: Float, damping: float | None = None) -> Float:
+    """Return the solutions (3, N) of symmetric systems, those without any equation included.
+
+    normal (4, N): s, x, y, q of the matrix with rows (s, 0, -x), (0, s, -y), (-x, -y, q).
+    """
+    s, across, q = normal[0], normal[1:3], normal[3]
+    more = 1e-12 * (2 * s + q) + 1e-12 if damping is None else damping
+    s, q = s + more, q + more
+    part = across / s
+    z = (right[2] + (part * right[:2]).sum(0)) / (q - (part * across).sum(0))
+    out = np.empty_like(right)
+    np.multiply(part, z, out=out[:2])
+    out[:2] += right[:2] / s
+    out[2] = z
+    return out
 
 
-def _in_front(root: Float, p: Float, q: Float, seen: NDArray[np.bool_]) -> Float:
-    """Return the roots, moved away along their rays until every seen joint is in front."""
-    nearest = np.where(seen, p[..., 2], 0.0).min(1)
-    least = np.maximum(_NEAR_M - nearest, _NEAR_M)
-    short = ~(root[:, 2] >= least)
+def _in_front(root: Float, least: Float, q: Float, seen: NDArray[np.bool_]) -> Float:
+    """Return the roots (3, N), moved along their rays until they are so far away at the least."""
+    short = ~(root[2] >= least)
     if not short.any():
         return root
-    ray = (seen[..., None] * q).sum(1) / np.maximum(seen.sum(1), 1)[:, None]
-    moved = np.concatenate([ray * least[:, None], least[:, None]], 1)
-    return np.where(short[:, None], moved, root)
+    ray = (seen * q).sum(-1) / np.maximum(seen.sum(1), 1)
+    return np.where(short, np.stack([*(ray * least), least]), root)
 
 
 def pull(
@@ -210,15 +255,17 @@ def pull(
     How far is a matter of the errors: a joint of which the network is unsure goes nearly all the
     way, one whose ray is unsure hardly moves. Depths and the root stay.
     """
-    q, error = observed(rays, ray_error)
-    at = joints_rel_m + root_m[:, None]
-    shown = at.copy()  # shoulders and hips themselves: an overlay then fits the picture
-    neck, shoulders = INDEX["neck"], [INDEX["l_shoulder"], INDEX["r_shoulder"]]
-    shown[:, neck] = at[:, shoulders].mean(1)
-    z = np.maximum(shown[..., 2], _NEAR_M)
+    return _pull(joints_rel_m, sigma_m, root_m, *observed(rays, ray_error))
+
+
+def _pull(joints_rel_m: Float, sigma_m: Float, root_m: Float, rays: Float, error: Float) -> Float:
+    moved = joints_rel_m + root_m[:, None]
+    shown = moved[..., :2].copy()  # shoulders and hips themselves: an overlay fits the picture
+    z = np.maximum(moved[..., 2], _NEAR_M)
+    neck = (moved[:, _LEFT[0]] + moved[:, _RIGHT[0]]) / 2
+    shown[:, _NECK], z[:, _NECK] = neck[:, :2], np.maximum(neck[:, 2], _NEAR_M)
     side = _sideways(sigma_m)
-    gain = side / (side + (np.where(np.isfinite(error), error, 1e6) * z) ** 2)
+    gain = side / (side + (np.minimum(error, 1e6) * z) ** 2)
     gain[:, ROOT] = 0
-    moved = at.copy()
-    moved[..., :2] += gain[..., None] * (q * z[..., None] - shown[..., :2])
+    moved[..., :2] += gain[..., None] * (rays * z[..., None] - shown)
     return np.asarray(moved - root_m[:, None])
