@@ -58,7 +58,8 @@ def run(
     Args:
         source: path, address or camera number, as on the command line.
         config: settings; None takes those in force (see `settings`).
-        still: every picture on its own, without tracking and filters.
+        still: every picture on its own, without tracking and filters; photographs always are (a
+            single picture, a folder of pictures of several sizes).
 
     Raises:
         SourceError: nothing can be read there.
@@ -67,7 +68,7 @@ def run(
     config = config or load_config()
     with open_source(str(source), config) as opened:
         engine = load_engine(config, still=still)
-        estimator = engine.estimator()
+        estimator = engine.estimator(still=opened.info.stills)
         start_s: float | None = None
         for frame in opened:
             if start_s is None:

@@ -16,7 +16,7 @@ from manypose.app.journal import NAME as JOURNAL_NAME
 
 RESULTS = (
     "meta.json", "events.jsonl", "pose.npz", "rotations.npz", "pose.csv", "pose.jsonl", "coco.json",
-    "overlay.mp4",
+    "overlay.mp4", "overlay",
 )  # fmt: skip
 
 
@@ -38,9 +38,9 @@ def writers_of(folder: Path, header: dict[str, Any], config: Config) -> list[Wri
     writers: list[Writer] = [EventsWriter(folder, header)]
     writers += [WRITERS[name](folder, header) for name in config.output.formats]
     if config.output.video:
-        from manypose.app.formats.video import OverlayWriter
+        from manypose.app.formats.video import overlay_writer
 
-        writers.append(OverlayWriter(folder, header))
+        writers.append(overlay_writer(folder, header))
     return writers
 
 
@@ -57,9 +57,11 @@ def clear(folder: Path, old: Mapping[str, Any], *, keep_journal: bool) -> None:
     """Remove what an earlier run left, so that no stale file stands beside the new ones."""
     listed = (old.get("summary") or {}).get("outputs") or ()
     names = {*RESULTS, *(n for n in listed if isinstance(n, str) and n == Path(n).name)}
-    for name in names:
+    for name in names - {"overlay"}:
         (folder / name).unlink(missing_ok=True)
         (folder / f"{name}.part").unlink(missing_ok=True)
+    for drawn in folder.glob("overlay/*.jpg"):
+        drawn.unlink()
     for path in itertools.chain(*made_in(folder).values()):
         path.unlink()
     if not keep_journal:

@@ -40,7 +40,7 @@ def run_header(info: SourceInfo, camera: Camera, config: Config, engine: Engine)
         "height_m": config.fit.height_m or None,
         "model": {k: engine.info[k] for k in _MODEL_FACTS if k in engine.info},
         "settings": config.as_dict(),
-        "still": engine.follower_config.still,
+        "still": engine.follower_config.still or info.stills,
         "units": {"kp3d": "m", "root": "m", "kp2d": "px", "box": "px", "t": "s", "quat": "x y z w"},
         "axes": "camera frame: x right, y down, z forward; px: top-left pixel's centre = (0, 0)",
         "joint_names": list(JOINTS),
@@ -90,7 +90,7 @@ def describe(
 
 def source_facts(info: SourceInfo) -> dict[str, Any]:
     """Return a source as plain values, with the hash of its file."""
-    facts = {k: v for k, v in asdict(info).items() if k != "files"}
+    facts = {k: v for k, v in asdict(info).items() if k not in ("files", "stills")}
     path = Path(info.address)
     if info.kind in ("video", "images") and path.is_file():
         facts |= file_facts(path)

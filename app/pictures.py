@@ -34,10 +34,11 @@ def open_pictures(address: str, config: Config) -> Source:
     """
     path = Path(address)
     if path.is_dir():
-        return Pictures(pictures_in(path), path.resolve().name, address, config)
+        found = pictures_in(path)
+        return Pictures(found, path.resolve().name, address, config, stills=_differ(found))
     if not path.exists():
         raise SourceError(f"{address}: no such file. Check the name and the folder.")
-    return Pictures([path], path.stem, address, config)
+    return Pictures([path], path.stem, address, config, stills=True)
 
 
 class Pictures:
@@ -49,7 +50,10 @@ class Pictures:
 
     live = False
 
-    def __init__(self, paths: Sequence[Path], name: str, address: str, config: Config) -> None:
+    def __init__(
+        self, paths: Sequence[Path], name: str, address: str, config: Config, *,
+        stills: bool = False,
+    ) -> None:  # fmt: skip
         if not paths:
             raise SourceError(f"{address}: no pictures in this folder. Wanted: .jpg, .png, ...")
         self._paths = list(paths)
@@ -69,6 +73,7 @@ class Pictures:
             duration_s=len(paths) / self._fps,
             rotation_deg=-90 * self._turns % 360,
             files=tuple(p.name for p in paths),
+            stills=stills,
         )
 
     def __iter__(self) -> Iterator[Frame]:
@@ -104,6 +109,13 @@ class Pictures:
     def close(self) -> None:
         """End the iteration."""
         self._closed = True
+
+
+def _differ(paths: Sequence[Path]) -> bool:
+    """Return whether the first, middle and last picture differ in size, as no sequence's do."""
+    some = {paths[i] for i in (0, len(paths) // 2, -1)} if paths else set()
+    sizes = {image.shape for image in map(read_picture, some) if image is not None}
+    return len(sizes) > 1 or len(paths) == 1
 
 
 def read_picture(path: Path) -> NDArray[np.uint8] | None:

@@ -43,13 +43,14 @@ class Engine:
         """Who finds people: the other process where there is one, else the detector."""
         return self.detector if self.finder is None else self.finder
 
-    def follower(self) -> Follower:
-        """Return a Follower without memory, for one more video."""
-        return Follower(self.follower_config, self.lift)
+    def follower(self, *, still: bool = False) -> Follower:
+        """Return a Follower without memory, for one more video; still: of photographs."""
+        config = self.follower_config
+        return Follower(dataclasses.replace(config, still=still or config.still), self.lift)
 
-    def estimator(self) -> Estimator:
-        """Return an Estimator for one more video or camera."""
-        return Estimator(self.detector, self.follower())
+    def estimator(self, *, still: bool = False) -> Estimator:
+        """Return an Estimator for one more video or camera; still: for photographs."""
+        return Estimator(self.detector, self.follower(still=still))
 
 
 def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:

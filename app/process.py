@@ -153,7 +153,7 @@ class _Process:
         self._job = job
         self._source = source
         self._engine = engine
-        self._follower = engine.follower()
+        self._follower = engine.follower(still=source.info.stills)
         self._tally = Tally()
         self._journal: Journal | None = None
         self._results: Line[FrameResult] = Line(_WRITE_BEHIND)
@@ -234,6 +234,8 @@ class _Process:
         """Open journal and writers, now that the camera is known."""
         job = self._job
         self._header = run_header(self._source.info, first.camera, job.config, self._engine)
+        if self._source.info.stills and not self._engine.follower_config.still:
+            log.info("%s: taken as photographs, each on its own", job.address)
         if job.seconds_max:
             self._header["seconds_max"] = job.seconds_max
         old = old_meta(job.folder)
@@ -295,6 +297,15 @@ class _Process:
         facts["status"] = "partial" if meta["status"] == "partial" else "done"
         return Summary(**facts)
 
+    def _hints(self) -> Iterator[str]:
+        """Yield what the user may want to do otherwise."""
+        nobody = not self._tally.ids and self._tally.processed > 1
+        if nobody and self._source.info.kind == "images" and not self._header["still"]:
+            yield (
+                "nobody could be followed from picture to picture; if they are photographs and"
+                " not a sequence, --still takes each on its own"
+            )
+
     def _conclude(self, status: str, error: BaseException | None, seconds: float) -> Summary:
         tally, counts, info = self._tally, self._source.counts, self._source.info
         if not tally.processed and status != "interrupted":
@@ -324,7 +335,7 @@ class _Process:
             dropped=dict(dropped),
             undecodable=counts.undecodable,
             input_sizes=dict(tally.input_sizes),
-            warnings=tuple(self._source.warnings),
+            warnings=(*self._source.warnings, *self._hints()),
             outputs=tuple(n for n in RESULTS if (self._job.folder / n).exists()),
             error=str(error) if status == "failed" else "",
             exit_code=0 if error is None else getattr(error, "exit_code", 130),

@@ -91,20 +91,23 @@ def refresh(folder: Path) -> None:
             file.unlink()
         export_run(folder, [name], options=Options.of(known.get(name) or {}))
         log.info("%s: made anew", name)
-    if (folder / "overlay.mp4").is_file() and not _redrawn(stored):
-        (folder / "overlay.mp4").unlink()
-        log.warning("overlay.mp4: removed, it cannot be drawn anew without the source")
+    from manypose.app.formats.video import remove_overlay
+
+    drawn = [n for n in ("overlay.mp4", "overlay") if (folder / n).exists()]
+    if drawn and not _redrawn(stored):
+        remove_overlay(folder)
+        log.warning("%s: removed, it cannot be drawn anew without the source", drawn[0])
 
 
 def _redrawn(stored: Run) -> bool:
-    from manypose.app.formats.video import OverlayWriter
+    from manypose.app.formats.video import overlay_writer
     from manypose.app.replay import pictures_of
 
     pictures = pictures_of(stored)
     if pictures is None:
         return False
     try:
-        with OverlayWriter(stored.folder, stored.meta) as video:
+        with overlay_writer(stored.folder, stored.meta) as video:
             for one in stored:
                 image = pictures.at(one.t, one.frame)
                 if image is None:

@@ -331,7 +331,7 @@ def _to_stdout(args: argparse.Namespace, config: Config) -> int:
         progress = stack.enter_context(make_progress(style, quiet=args.quiet))
         progress.start(source.info.name, 1, 1)
         engine = _loaded(source, config, still=args.still)
-        estimator, tally = engine.estimator(), Tally()
+        estimator, tally = engine.estimator(still=source.info.stills), Tally()
         for frame in source:
             if tally.captured_s is None:
                 tally.captured_s = frame.time_s if source.live else 0.0

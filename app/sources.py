@@ -49,7 +49,8 @@ class SourceInfo:
 
     width and height are px of the upright picture; rotation_deg is the clockwise turn applied;
     frames and duration_s are what a header claims, good for a progress bar only; start_s is the
-    container's time of t = 0; files are the names of the pictures of a folder.
+    container's time of t = 0; files are the names of the pictures of a folder; stills: they are
+    photographs, each of another moment, not a sequence.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class SourceInfo:
     start_s: float = 0.0
     codec: str = ""
     files: tuple[str, ...] = ()
+    stills: bool = False
 
 
 @dataclass(slots=True)

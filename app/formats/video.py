@@ -1,4 +1,7 @@
-"""overlay.mp4: the source with the skeletons drawn on it, H.264, at the source's own times."""
+"""The source with the skeletons drawn on it: overlay.mp4, of photographs a picture each.
+
+The film is H.264, at the source's own times.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,65 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
 
+from manypose.app.formats import Writer
 from manypose.app.formats.part import abandon, cannot_write, finish, part_of
 from manypose.app.overlay import draw
 from manypose.errors import DeviceError
 from manypose.pose.records import FrameResult
 
+FOLDER = "overlay"  # of photographs
 _TICKS = 90_000  # a second, as in MPEG: fine enough for any variable rate
 
 
+def overlay_writer(folder: Path, meta: Mapping[str, Any]) -> Writer:
+    """Return who draws a run: overlay.mp4, or overlay/ of photographs."""
+    if meta.get("still") and meta.get("files"):
+        return StillsWriter(folder, meta)
+    return OverlayWriter(folder, meta)
+
+
+def remove_overlay(folder: Path) -> None:
+    """Remove the overlay of an earlier run, of either kind."""
+    (folder / "overlay.mp4").unlink(missing_ok=True)
+    if (folder / FOLDER).is_dir():
+        for picture in (folder / FOLDER).glob("*.jpg"):
+            picture.unlink()
+
+
+class StillsWriter:
+    """Writes overlay/<name of the picture>.jpg for each photograph, in its own size."""
+
+    def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
+        self.path = folder / FOLDER
+        self._names = meta["files"]
+
+    def __enter__(self) -> StillsWriter:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        return self
+
+    def write(self, result: FrameResult) -> None:
+        """Draw one photograph."""
+        name = str(self._names[result.frame.index])
+        path = self.path / (name if name.lower().endswith(".jpg") else f"{name}.jpg")
+        picture = draw(result.frame.image, result.people)
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        try:
+            part_of(path).write_bytes(data.tobytes())
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        finish(path)
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        """Nothing is open between two pictures."""
+
+
 class OverlayWriter:
-    """Writes overlay.mp4; every frame keeps the size of the first one, made even for H.264."""
+    """Writes overlay.mp4; every frame is fitted into the size of the first one, made even."""
 
     def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
         self.path = folder / "overlay.mp4"
@@ -41,7 +92,7 @@ class OverlayWriter:
         if self._container is None:
             self._open(picture.shape[1], picture.shape[0])
         if picture.shape[1::-1] != self._size:
-            picture = np.asarray(cv2.resize(picture, self._size), np.uint8)
+            picture = _fitted(picture, self._size)
         # OpenCV's conversion costs a tenth of swscale's; it is BT.601, and the stream says so.
         yuv = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420)
         frame = av.VideoFrame.from_ndarray(np.asarray(yuv, np.uint8), format="yuv420p")
@@ -85,3 +136,13 @@ class OverlayWriter:
             finish(self.path)
         else:
             abandon(self.path)
+
+
+def _fitted(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a picture in this size (width, height): undistorted, with black at two sides."""
+    w, h = size
+    high, wide = picture.shape[:2]
+    scale = min(w / wide, h / high)
+    x, y = (w - scale * wide) / 2, (h - scale * high) / 2
+    place = np.array([[scale, 0, x], [0, scale, y]])
+    return np.asarray(cv2.warpAffine(picture, place, size, flags=cv2.INTER_LINEAR), np.uint8)
