@@ -309,6 +309,7 @@ def _packed(people: Sequence[Person3D]) -> Any:
         np.stack([p.seen.joints_px for p in people]),
         np.stack([p.seen.confidence for p in people]),
         [p.seen.score for p in people],
+        np.stack([p.seen.part_numbers for p in people]),
         np.stack([p.joints_rel_m for p in people]),
         np.stack([p.sigma_m for p in people]),
         np.stack([p.root_m for p in people]),
@@ -320,8 +321,8 @@ def _unpacked(packed: Any) -> tuple[Person3D, ...]:
     if packed is None:
         return ()
     return tuple(
-        Person3D(Person2D(px, confidence, score), rel, sigma, root, *errors)
-        for px, confidence, score, rel, sigma, root, errors in zip(*packed, strict=True)
+        Person3D(Person2D(px, confidence, score, parts=parts), rel, sigma, root, *errors)
+        for px, confidence, score, parts, rel, sigma, root, errors in zip(*packed, strict=True)
     )
 
 

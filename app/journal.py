@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manypose.app.formats.part import cannot_write
 from manypose.pose.joints import JOINTS, JOINTS_2D
 from manypose.pose.records import Detections, Float, Frame, Person2D, Person3D
 
 NAME = "detections.jsonl.part"
-_SCHEMA = "manypose-journal/1"
+_SCHEMA = "manypose-journal/2"
 _K, _J = len(JOINTS_2D), len(JOINTS)
 _PACKED_MAX = 1 << 20  # characters: 1000 people
-_SIZE = _K * 2 + _K + _J * 3 + _J + 3 + 3
+_SIZE = _K * 2 + _K + _K + _J * 3 + _J + 3 + 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,8 @@ def _pack(detections: Detections) -> str:
     rows = np.empty((len(detections.people), _SIZE), "<f4")
     for row, p in zip(rows, detections.people):
         parts: list[Any] = [
-            p.seen.joints_px, p.seen.confidence, p.joints_rel_m, p.sigma_m, p.root_m,
+            p.seen.joints_px, p.seen.confidence, p.seen.part_numbers,
+            p.joints_rel_m, p.sigma_m, p.root_m,
             [p.seen.score, p.root_sigma_m, p.size_error],
         ]  # fmt: skip
         row[:] = np.concatenate([np.ravel(part) for part in parts])
@@ -149,11 +151,17 @@ def _unpack(frame: Frame, packed: str, stage_ms: dict[str, float] | None = None)
 
 
 def _person(row: Float) -> Person3D:
-    px, conf, rel, sigma, root, rest = np.split(
-        row, np.cumsum([_K * 2, _K, _J * 3, _J, 3]).tolist()
+    px, conf, parts, rel, sigma, root, rest = np.split(
+        row, np.cumsum([_K * 2, _K, _K, _J * 3, _J, 3]).tolist()
     )
-    seen = Person2D(px.reshape(_K, 2), conf, float(rest[0]))
+    seen = Person2D(px.reshape(_K, 2), conf, float(rest[0]), parts=_whole(parts))
     return Person3D(seen, rel.reshape(_J, 3), sigma, root, float(rest[1]), float(rest[2]))
+
+
+def _whole(parts: Float) -> NDArray[np.int8]:
+    """Return the numbers of parts; a damaged file may hold anything."""
+    sound = np.abs(parts) < 128  # not so for NaN
+    return np.where(sound, parts, 0).astype(np.int8)
 
 
 def normalised(detections: Detections) -> Detections:

@@ -214,12 +214,11 @@ class Follower:
         places = self._tracker.regrouped(frame.time_s, people)
         confidence = np.stack([p.seen.confidence for p in people])
         px = np.stack([p.seen.joints_px for p in people])
-        there = np.isfinite(px[..., 0])
-        own = np.where(there, np.arange(len(people))[:, None], -1)
-        same = (places[: len(people)] == own).all(1)
-        changed = np.append(~same, np.ones(len(places) - len(people), bool))
-        changed &= (places >= 0).sum(1) >= 2
-        out = [p for p, kept in zip(people, same) if kept]
+        there, taken = np.isfinite(px[..., 0]), places >= 0
+        source = places.max(1)  # the reading that a row is, if it is one as it was
+        kept = (taken == there[source]).all(1) & ((places == source[:, None]) | ~taken).all(1)
+        changed = ~kept & (taken.sum(1) >= 2)
+        out = [people[m] for m in source[kept]]
         if not changed.any():
             return out
         known = [p.seen.encoding for p in people if p.seen.encoding is not None]

@@ -77,8 +77,12 @@ def group(output: NetworkOutput, config: GroupingConfig) -> list[Person2D]:
     if len(joint) == 0:
         return []
     links = _limbs(joint, xy, score, output.pafs, config)
-    members = _mend(_join(joint, *links, config), joint, xy, config)
-    return _people(members, joint, xy, score, output, config)
+    fragments = _join(joint, *links, config)
+    part = np.zeros(len(joint), np.int8)
+    for n, fragment in enumerate(fragments):
+        part[fragment] = n % 128
+    members = _mend(fragments, joint, xy, config)
+    return _people(members, joint, xy, score, part, output, config)
 
 
 def _peaks(heatmaps: Float, config: GroupingConfig) -> tuple[Int, Float, Float]:
@@ -350,6 +354,7 @@ def _people(
     joint: Int,
     xy: Float,
     score: Float,
+    part: NDArray[np.int8],
     output: NetworkOutput,
     config: GroupingConfig,
 ) -> list[Person2D]:
@@ -367,6 +372,8 @@ def _people(
     joints_px[person, k] = xy[peaks] @ output.to_image[:, :2].T + output.to_image[:, 2]
     confidence = np.zeros((len(ranked), _K), np.float32)
     confidence[person, k] = score[peaks]
+    parts = np.zeros((len(ranked), _K), np.int8)
+    parts[person, k] = part[peaks]
     encoding = None
     if output.encodings is not None:
         channels, h, w = output.encodings.shape
@@ -374,7 +381,9 @@ def _people(
         encoding = np.full((len(ranked), _K, channels), np.nan, np.float32)
         encoding[person, k] = output.encodings.reshape(channels, -1)[:, y * w + x].T
     return [
-        Person2D(joints_px[n], confidence[n], total, None if encoding is None else encoding[n])
+        Person2D(
+            joints_px[n], confidence[n], total, None if encoding is None else encoding[n], parts[n]
+        )
         for n, (total, _) in enumerate(ranked)
     ]
 

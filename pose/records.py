@@ -115,19 +115,29 @@ class Person2D:
 
     joints_px (K, 2) image px, NaN = not seen; confidence (K,) in [0, 1], 0 = not seen; encoding
     (K, 3 J) all bone vectors read at each joint (units of `joints.BONE_UNIT_M`, NaN where the
-    joint is not seen) or None; score: how sure the person is, in [0, 1].
+    joint is not seen) or None; score: how sure the person is, in [0, 1]; parts (K,): joints of the
+    same number are connected by limbs, those of different ones were put together because they fit
+    one body; None: all are connected.
     """
 
     joints_px: Float
     confidence: Float
     score: float
     encoding: Float | None = None
+    parts: NDArray[np.integer[Any]] | None = None
 
     def __post_init__(self) -> None:
         _check("Person2D.joints_px", self.joints_px, _K, 2)
         _check("Person2D.confidence", self.confidence, _K)
+        if self.parts is not None:
+            _check("Person2D.parts", self.parts, _K)
         if self.encoding is not None:
             _check("Person2D.encoding", self.encoding, _K, 3 * _J)
+
+    @property
+    def part_numbers(self) -> NDArray[np.integer[Any]]:
+        """The number (K,) of every joint's part, 0 where none are told."""
+        return np.zeros(_K, np.int8) if self.parts is None else self.parts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

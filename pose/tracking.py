@@ -37,7 +37,7 @@ from manypose.pose.tracking_memory import (
     reassign,
     recognise,
 )
-from manypose.pose.tracking_mix import Expected, MixConfig, regrouped
+from manypose.pose.tracking_parts import shared_out
 from manypose.pose.tracking_surplus import parts, thin
 
 Float = NDArray[np.floating[Any]]
@@ -142,24 +142,10 @@ class Tracker:
     def regrouped(self, now: float, people: Sequence[Person3D]) -> NDArray[np.intp]:
         """Return (R, K) from which of the people each joint of R readings comes, -1 = from none.
 
-        To be asked before `update`. See `tracking_mix.regrouped`.
+        To be asked before `update`. See `tracking_parts.shared_out`.
         """
-        points, limits = stacked(people).points, self._config
         step = max(now - self._time_s, 0.0) if self._time_s is not None else 0.0
-        sure = [t for t in self._tracks if t.hits >= 5 and 0 <= now - t.seen_s < limits.mend_s]
-        if not sure:
-            return regrouped(points, Expected(points[:0], np.zeros(0)), MixConfig())[0]
-        ahead = np.array([now - t.seen_s for t in sure])[:, None]
-        last = np.stack([t.points_px for t in sure])
-        last = last + (np.stack([t.velocity_px for t in sure]) * ahead)[:, None]
-        unknown = now - np.stack([t.joint_s for t in sure]) >= limits.joint_s
-        unknown |= np.stack([t.borrowed_s for t in sure]) > limits.borrow_s
-        size = np.array([t.size_px for t in sure])
-        expected = Expected(np.where(unknown[..., None], np.nan, last), size, step)
-        places, foreign = regrouped(points, expected, MixConfig())
-        for track, borrowed in zip(sure, foreign):
-            track.borrowed_s = np.where(borrowed, track.borrowed_s + step, 0.0)
-        return places
+        return shared_out(self._tracks, now, step, people, self._config)
 
     def _remember(
         self, matched: list[tuple[Track, int]], missed: list[Track],

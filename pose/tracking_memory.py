@@ -41,6 +41,7 @@ class TrackingConfig:
     weak_s: float = 0.5  # for so long
     weak_near: float = 0.4  # and if so much like what is expected
     repeat: float = 0.6  # likeness from which a reading repeats another one
+    parts_s: float = 1.0  # seen within this time: parts of readings go to whom they fit
     mend_s: float = 0.3  # seen within this time: joints read for others are taken back
     joint_s: float = 0.2  # a joint not seen for so long is expected nowhere,
     borrow_s: float = 0.5  # nor one that has been taken from others for longer

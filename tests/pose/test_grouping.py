@@ -190,7 +190,11 @@ def test_joints_come_in_image_pixels() -> None:
 def test_a_wrist_without_its_elbow_still_belongs_to_its_person() -> None:
     people = scene(np.random.default_rng(3), 2)
     people[0, [INDEX_2D["l_elbow"], INDEX_2D["r_hip"]], 2] = 0
-    check_round_trip(people, group(look(people), GroupingConfig()))
+    found = group(look(people), GroupingConfig())
+    check_round_trip(people, found)
+    parts = partner(people[0], found)[0].part_numbers
+    wrist = parts[INDEX_2D["l_wrist"]]
+    assert (parts == wrist).sum() == 1  # no limb leads there, and the record says so
 
 
 def test_far_fragments_are_not_joined() -> None:

@@ -1,0 +1,164 @@
+"""Readings put together anew from their parts, by where motion expects everybody's joints.
+
+Where people cover each other, what is seen of one of them falls into parts that no limb connects.
+In a single picture only the lengths of a body tell which belong together; motion tells far better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.likeness import stacked
+from manypose.pose.records import Person3D
+from manypose.pose.tracking_memory import Track, TrackingConfig, assign
+from manypose.pose.tracking_mix import Expected, MixConfig, regrouped
+
+Float = NDArray[np.floating[Any]]
+Int = NDArray[np.intp]
+Numbers = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class PartsConfig:
+    """When a part is somebody's; lengths in sizes of the person, evidence as logarithms.
+
+    near: error of the place expected for a joint seen in the last frame; growth: by how much it
+    grows in every second a joint is not seen, up to far. against_max: so much a single joint may
+    speak against a person. keep: least evidence, for each joint of whose place something is
+    known, with which a part stays with the person it was read for.
+    """
+
+    near: float = 0.05
+    growth: float = 0.4
+    far: float = 0.35
+    against_max: float = 3.0
+    keep: float = -1.0
+
+    def spread(self, unseen_s: Float) -> Float:
+        """Return the errors to be expected of joints not seen for so long, in sizes."""
+        late = np.maximum(unseen_s - 0.033, 0)
+        return np.asarray(np.minimum(self.near + self.growth * late, self.far))
+
+
+def shared_out(
+    tracks: Sequence[Track], now: float, step_s: float, people: Sequence[Person3D],
+    limits: TrackingConfig,
+) -> Int:  # fmt: skip
+    """Return (R, K) from which of the people each joint of R readings comes, -1 = from none.
+
+    First whole parts go to whom motion expects them at, then single joints that were read for
+    somebody else. step_s: since the last frame.
+    """
+    points = stacked(people).points
+    joints = np.arange(points.shape[1])
+    places = np.where(np.isfinite(points[..., 0]), np.arange(len(points))[:, None], -1)
+    numbers = np.array([p.seen.part_numbers for p in people]).reshape(places.shape)
+    known = [t for t in tracks if t.hits >= 3 and 0 <= now - t.seen_s < limits.parts_s]
+    if known and (np.where(places >= 0, numbers != numbers.max(1, keepdims=True), False)).any():
+        config, unseen = PartsConfig(), now - np.stack([t.joint_s for t in known])
+        sizes = np.array([t.size_px for t in known])
+        places = reunited(points, numbers, _ahead(known, now), sizes, config.spread(unseen), config)
+    sure = [t for t in known if t.hits >= 5 and now - t.seen_s < limits.mend_s]
+    if not sure:
+        return places
+    last = _ahead(sure, now)
+    unknown = now - np.stack([t.joint_s for t in sure]) >= limits.joint_s
+    unknown |= np.stack([t.borrowed_s for t in sure]) > limits.borrow_s
+    last = np.where(unknown[..., None], np.nan, last)
+    expected = Expected(last, np.array([t.size_px for t in sure]), step_s)
+    points = np.where((places >= 0)[..., None], points[places, joints], np.nan)
+    again, foreign = regrouped(points, expected, MixConfig())
+    for track, borrowed in zip(sure, foreign):
+        track.borrowed_s = np.where(borrowed, track.borrowed_s + step_s, 0.0)
+    return np.where(again >= 0, places[again, joints], -1)
+
+
+def _ahead(tracks: Sequence[Track], now: float) -> Float:
+    """Return where the joints (T, K, 2) of tracks are expected now, px."""
+    # nobody keeps a velocity for longer than 0.4 s
+    gap = np.minimum(np.array([now - t.seen_s for t in tracks]), 0.4)[:, None]
+    shift = np.stack([t.velocity_px for t in tracks]) * gap
+    return np.asarray(np.stack([t.points_px for t in tracks]) + shift[:, None])
+
+
+def reunited(
+    points: Float, numbers: Numbers, expected: Float, sizes: Float, spread: Float,
+    config: PartsConfig,
+) -> Int:  # fmt: skip
+    """Return (R, K) from which reading each joint of R new readings comes, -1 = from none.
+
+    The evidence that a part is somebody's is the sum over its joints of the logarithm of how much
+    likelier they lie there as this person's (a Gaussian round the place expected) than as
+    anybody's (anywhere in a square of the person's size). Every part goes to one person, nobody
+    gets a joint twice, most evidence first. A part nobody is expected at stays with whom most of
+    its reading went to, else the rest of a reading is one of its own.
+
+    Args:
+        points: (M, K, 2) px of the readings, NaN = not seen.
+        numbers: (M, K) of the parts within each reading.
+        expected: (T, K, 2) px where people's joints should be, NaN = not known.
+        sizes: (T,) px of these people.
+        spread: (T, K) error of the places expected, in sizes.
+        config: limits.
+    """
+    reading, joint = np.nonzero(np.isfinite(points[..., 0]))
+    _, first, unit = np.unique(
+        reading * 1024 + numbers[reading, joint], return_index=True, return_inverse=True
+    )
+    of, people = reading[first], len(expected)  # the reading of each part
+    slots = np.zeros((len(first), points.shape[1]), bool)
+    slots[unit, joint] = True
+    error = expected[:, joint] - points[reading, joint]
+    square = (error**2).sum(-1) / sizes[:, None] ** 2
+    variance = spread[:, joint] ** 2
+    known = np.isfinite(square)
+    value = -square / (2 * variance) - np.log(2 * math.pi * variance)
+    value = np.where(known, np.maximum(value, -config.against_max), 0.0)
+    gain, against = np.zeros((2, len(first), people))
+    np.add.at(gain, unit, value.T)
+    np.add.at(against, unit, config.keep * known.T)
+    owner, taken = _owners(gain, slots)
+    size = slots.sum(1)
+    for m in np.unique(of[owner < 0]):
+        held = np.flatnonzero((of == m) & (owner >= 0))
+        if not len(held):
+            continue
+        t = int(np.bincount(owner[held], size[held]).argmax())
+        left = np.flatnonzero((of == m) & (owner < 0))
+        for u in left[np.argsort(-size[left], kind="stable")]:
+            if gain[u, t] > against[u, t] and not (slots[u] & taken[t]).any():
+                owner[u] = t
+                taken[t] |= slots[u]
+    some, row = np.unique(np.where(owner >= 0, owner, people + of)[unit], return_inverse=True)
+    places = np.full((len(some), points.shape[1]), -1)
+    places[row, joint] = reading
+    return places
+
+
+def _owners(gain: Float, slots: NDArray[np.bool_]) -> tuple[Int, NDArray[np.bool_]]:
+    """Return whose each part is (U,), -1 = nobody's, and the joints (T, K) people have then.
+
+    gain (U, T): evidence; slots (U, K): joints of the parts. Round by round everybody gets at
+    most one part, and no part goes to the second best while the best could still take it.
+    """
+    owner = np.full(len(gain), -1)
+    taken = np.zeros((gain.shape[1], slots.shape[1]), bool)
+    free = np.where(gain > 0, gain, -1.0)
+    while (best := free.max(1)).max() > 0:
+        pairs = [(u, t) for u, t in assign(-free, 0.0) if free[u, t] >= best[u]]
+        if not pairs:
+            u = int(best.argmax())
+            pairs = [(u, int(free[u].argmax()))]
+        for u, t in pairs:
+            owner[u] = t
+            taken[t] |= slots[u]
+            free[u] = -1.0
+        for t in {t for _, t in pairs}:
+            free[(slots & taken[t]).any(1), t] = -1.0
+    return owner, taken
