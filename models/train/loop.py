@@ -82,6 +82,7 @@ class _Run:
         self.bf16 = bf16_here(self.device) if recipe.bf16 is None else recipe.bf16
         torch.manual_seed(recipe.seed)
         self.net = StageOne(recipe.backbone, recipe.width)
+        content: dict[str, Any] = {}
         if init is not None:
             content = checkpoints.read(init)
             if not isinstance(content.get("ema"), dict):
@@ -89,6 +90,8 @@ class _Run:
             checkpoints.load_weights(self.net, content["ema"], init)
         layers = max((p.layers for p in pools), default=0)
         self.student = Student(self.net, layers, recipe.weight_centres > 0)
+        if self.student.centre is not None and content.get("centre"):
+            self.student.centre.load_state_dict(content["centre"])
         self.student.to(self.device)
         if recipe.only_3d:
             self.student.requires_grad_(False)

@@ -96,3 +96,6 @@ def test_centres_are_learnt_beside_and_kept(tmp_path):
     loop.train(replace(recipe, steps=2), held, [], [], tmp_path, resume=True)
     after = checkpoints.read(tmp_path / "last.pt")["centre"]["weight"]
     assert 0 < (after - before).abs().max() < 0.1
+    again = loop._Run(recipe, held, tmp_path / "b", tmp_path / "ema.pt", False, None, None)
+    kept = checkpoints.read(tmp_path / "ema.pt")["centre"]["weight"]
+    assert torch.equal(again.student.centre.weight, kept.float())
