@@ -19,43 +19,68 @@ Float = NDArray[np.floating[Any]]
 
 _J = len(JOINTS)
 _I = INDEX
+_NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])
+
+
+def _dot(a: Float, b: Float) -> Float:
+    return np.asarray((a * b).sum(-1, keepdims=True))
+
+
+def _cross(a: Float, b: Float) -> Float:
+    # np.cross takes several times as long for so few vectors
+    out = np.take(a, _NEXT, -1) * np.take(b, _LAST, -1)
+    out -= np.take(a, _LAST, -1) * np.take(b, _NEXT, -1)
+    return np.asarray(out)
 
 
 def _unit(v: Float, fallback: Float) -> Float:
-    n = np.linalg.norm(v, axis=-1, keepdims=True)
+    n = np.sqrt(_dot(v, v))
     return np.asarray(np.where(n > 1e-6, v / np.maximum(n, 1e-6), fallback))
 
 
+def _times(m: Float, v: Float) -> Float:
+    """Return rotations (..., 3, 3) times vectors (..., 3)."""
+    return np.asarray((m @ v[..., None])[..., 0])
+
+
 def _between(a: Float, b: Float) -> Float:
-    """Return the shortest rotations (N, 3, 3) from unit vectors a (N, 3) to b (N, 3)."""
-    w = 1 + (a * b).sum(-1, keepdims=True)
-    # opposite vectors: half a turn about any axis across
-    other = np.where(np.abs(a[:, :1]) < 0.9, np.array([1.0, 0, 0]), np.array([0, 1.0, 0]))
-    v = np.where(w > 1e-6, np.cross(a, b), np.cross(a, other))
-    q = np.concatenate([v, np.where(w > 1e-6, w, 0.0)], -1)
-    return sk.quaternion_to_matrix(q / np.linalg.norm(q, axis=-1, keepdims=True))
+    """Return the shortest rotations (..., 3, 3) from unit vectors a (..., 3) to b (..., 3)."""
+    w = 1 + _dot(a, b)
+    q = np.concatenate([_cross(a, b), w], -1)
+    opposite = w[..., 0] <= 1e-6
+    if opposite.any():  # half a turn about any axis across
+        other = np.where(np.abs(a[..., :1]) < 0.9, np.array([1.0, 0, 0]), np.array([0, 1.0, 0]))
+        q[opposite, :3], q[opposite, 3] = _cross(a, other)[opposite], 0.0
+    return sk.quaternion_to_matrix(q / np.sqrt(_dot(q, q)))
 
 
 def _frame(x: Float, y: Float, main: str) -> Float:
     """Return rotation matrices (N, 3, 3) with these axes as columns, the main one exact."""
     first, second = (x, y) if main == "x" else (y, x)
     first = _unit(first, np.array([1.0, 0, 0] if main == "x" else [0, -1.0, 0]))
-    z = np.cross(first, second) if main == "x" else np.cross(second, first)
-    z = _unit(z, _unit(np.cross(first, np.array([0.31, -0.9, 0.29])), np.array([0, 0, 1.0])))
-    axes = [first, np.cross(z, first), z] if main == "x" else [np.cross(first, z), first, z]
+    z = _cross(first, second) if main == "x" else _cross(second, first)
+    z = _unit(z, _unit(_cross(first, np.array([0.31, -0.9, 0.29])), np.array([0, 0, 1.0])))
+    axes = [first, _cross(z, first), z] if main == "x" else [_cross(first, z), first, z]
     return np.stack(axes, -1)
 
 
 def _part(p: Float, across: tuple[str, str], up: tuple[str, str], main: str) -> Float:
-    """Return how a part of the trunk is turned from its rest pose, from two directions on it."""
-    now = _frame(p[:, _I[across[1]]] - p[:, _I[across[0]]], p[:, _I[up[1]]] - p[:, _I[up[0]]], main)
-    rest = sk.REST_M[None]
-    then = _frame(
-        rest[:, _I[across[1]]] - rest[:, _I[across[0]]],
-        rest[:, _I[up[1]]] - rest[:, _I[up[0]]],
-        main,
+    """Return how a part of the trunk is turned, its axes as columns, from two directions on it."""
+    return _frame(
+        p[:, _I[across[1]]] - p[:, _I[across[0]]], p[:, _I[up[1]]] - p[:, _I[up[0]]], main
     )
-    return np.asarray(now @ then.swapaxes(-1, -2))
+
+
+_PELVIS = (("r_hip", "l_hip"), ("pelvis", "spine"), "x")
+_CHEST = (("r_shoulder", "l_shoulder"), ("spine", "neck"), "y")
+_PELVIS_AT_REST, _CHEST_AT_REST = (_part(sk.REST_M[None], *part)[0].T for part in (_PELVIS, _CHEST))
+_UPRIGHT: Float = sk.REST_M[_I["head_top"]] - sk.REST_M[_I["neck"]]
+_UPRIGHT = _UPRIGHT / np.linalg.norm(_UPRIGHT)
+_TRUNK = np.array([_I[name] for name in ("pelvis", "spine", "neck")])
+# Joints that do not turn against others, and these.
+_STIFF = np.array([_I[n] for n in ("head", "head_top", "r_hand", "l_hand", "r_foot", "l_foot")])
+_HELD = np.array([_I[n] for n in ("neck", "neck", "r_wrist", "l_wrist", "r_ankle", "l_ankle")])
+_ABOVE = np.array([j if q < 0 else q for j, q in enumerate(sk.KINEMATIC_PARENT)])
 
 
 def rotations_from_joints(joints_m: Float) -> Float:
@@ -66,55 +91,60 @@ def rotations_from_joints(joints_m: Float) -> Float:
     lengths do not matter. For Stage III this is the start of a new track.
     """
     p = joints_m
-    n = len(p)
-    frames = np.tile(np.eye(3), (n, _J, 1, 1))
-    pelvis = _part(p, ("r_hip", "l_hip"), ("pelvis", "spine"), "x")
-    chest = _part(p, ("r_shoulder", "l_shoulder"), ("spine", "neck"), "y")
+    frames = np.empty((len(p), _J, 3, 3))
+    pelvis = _part(p, *_PELVIS) @ _PELVIS_AT_REST
+    chest = _part(p, *_CHEST) @ _CHEST_AT_REST
     skull = p[:, _I["head_top"]] - p[:, _I["neck"]]
-    upright = sk.REST_M[_I["head_top"]] - sk.REST_M[_I["neck"]]
-    upright = upright / np.linalg.norm(upright)
-    hang = np.asarray(chest @ upright)
+    hang = np.asarray(chest @ _UPRIGHT)
     head = _between(hang, _unit(skull, hang)) @ chest  # it looks where the chest looks
-    frames[:, _I["pelvis"]], frames[:, _I["spine"]], frames[:, _I["neck"]] = pelvis, chest, head
-    for side in ("r_", "l_"):
-        for upper, lower, end, tip, parent in (
-            ("shoulder", "elbow", "wrist", "hand", "spine"),
-            ("hip", "knee", "ankle", "foot", "pelvis"),
-        ):
-            a, b, c, d = (_I[side + k] for k in (upper, lower, end, tip))
-            frames[:, [a, b, c]] = _limb(p[:, [a, b, c, d]], frames[:, _I[parent]], side, upper)
-    for name in ("head", "head_top", "r_hand", "l_hand", "r_foot", "l_foot"):
-        frames[:, _I[name]] = frames[:, sk.KINEMATIC_PARENT[_I[name]]]
-    above = np.array([j if q < 0 else q for j, q in enumerate(sk.KINEMATIC_PARENT)])
-    local = frames[:, above].swapaxes(-1, -2) @ frames
+    frames[:, _TRUNK] = np.stack([pelvis, chest, head], 1)
+    frames[:, _LIMBS[:, :3]] = _limbs(p[:, _LIMBS], frames[:, _LIMB_PARENTS])
+    frames[:, _STIFF] = frames[:, _HELD]
+    local = frames[:, _ABOVE].swapaxes(-1, -2) @ frames
     local[:, _I["pelvis"]] = pelvis
     return sk.normalised(sk.matrix_to_quaternion(local))
 
 
-def _limb(p: Float, parent: Float, side: str, upper: str) -> Float:
-    """Return the frames (N, 3, 3, 3) of upper bone, lower bone and end from four points."""
-    arm = upper == "shoulder"
-    left = side == "l_"
-    bone = np.array([1.0 if left else -1.0, 0, 0]) if arm else np.array([0, -1.0, 0])
-    hinge = np.array([0, -1.0 if left else 1.0, 0]) if arm else np.array([1.0, 0, 0])
-    tip = bone if arm else sk.BONE_DIRECTIONS[_I[side + "foot"]]
-    fallback = (parent @ bone).astype(float)
-    u = _unit(p[:, 1] - p[:, 0], fallback)
-    v = _unit(p[:, 2] - p[:, 1], u)
+# Arms and legs: four joints each, the parent of the first; direction of the bones and axis of the
+# hinge at rest, a third axis across, and the direction of what hangs on the end.
+_LIMBS = np.array(
+    [
+        [_I[side + name] for name in names]
+        for side in ("r_", "l_")
+        for names in (("shoulder", "elbow", "wrist", "hand"), ("hip", "knee", "ankle", "foot"))
+    ]
+)
+_LIMB_PARENTS = np.array([_I["spine"], _I["pelvis"]] * 2)
+_LIMB_BONES = np.array([[-1.0, 0, 0], [0, -1.0, 0], [1.0, 0, 0], [0, -1.0, 0]])
+_LIMB_HINGES = np.array([[0, 1.0, 0], [1.0, 0, 0], [0, -1.0, 0], [1.0, 0, 0]])
+_LIMB_AXES = np.stack([_LIMB_BONES, _LIMB_HINGES, np.cross(_LIMB_BONES, _LIMB_HINGES)], 1)
+_LIMB_TIPS = _LIMB_BONES.copy()
+_LIMB_TIPS[1::2] = sk.BONE_DIRECTIONS[_LIMBS[1::2, 3]]
+
+
+def _limbs(p: Float, parent: Float) -> Float:
+    """Return the frames (N, 4, 3, 3, 3) of upper bone, lower bone and end of all limbs.
+
+    p (N, 4, 4, 3): four points of each; parent (N, 4, 3, 3): the frames they hang on.
+    """
+    bones = p[:, :, 1:] - p[:, :, :3]
+    fallback = _times(parent, _LIMB_BONES)
+    u = _unit(bones[:, :, 0], fallback)
+    v = _unit(bones[:, :, 1], u)
     near = _between(fallback, u) @ parent  # least twist
-    axis = np.cross(u, v)
-    bend = np.linalg.norm(axis, axis=-1, keepdims=True)
-    straight = near @ hinge
+    axis = _cross(u, v)
+    bend = np.sqrt(_dot(axis, axis))
+    straight = _times(near, _LIMB_HINGES)
     # the plane of the bend is trusted the more the larger the bend (0.17 = 10, 0.5 = 30 degrees)
     trust = np.clip((bend - 0.17) / 0.33, 0, 1)
-    h = trust * _unit(axis, straight) + (1 - trust) * straight
-    h = _unit(h - (h * u).sum(-1, keepdims=True) * u, straight)
-    rest = np.stack([bone, hinge, np.cross(bone, hinge)], -1)
-    first = np.stack([u, h, np.cross(u, h)], -1) @ rest.T
-    angle = np.arctan2((np.cross(u, v) * h).sum(-1), (u * v).sum(-1))
-    second = first @ sk.quaternion_to_matrix(sk.exp_map(hinge * angle[:, None]))
-    third = _between((second @ tip).astype(float), _unit(p[:, 3] - p[:, 2], second @ tip)) @ second
-    return np.stack([first, second, third], 1)
+    h: Float = trust * _unit(axis, straight) + (1 - trust) * straight
+    h = _unit(h - _dot(h, u) * u, straight)
+    first = np.stack([u, h, _cross(u, h)], -1) @ _LIMB_AXES
+    angle = np.arctan2(_dot(axis, h), _dot(u, v))
+    second = first @ sk.quaternion_to_matrix(sk.exp_map(_LIMB_HINGES * angle))
+    tip = _times(second, _LIMB_TIPS)
+    third = _between(tip, _unit(bones[:, :, 2], tip)) @ second
+    return np.stack([first, second, third], 2)
 
 
 def joint_angles(rotations: Float) -> dict[str, Float]:

@@ -20,12 +20,25 @@ from numpy.typing import NDArray
 from manypose.pose import skeleton as sk
 from manypose.pose.angles import rotations_from_joints
 from manypose.pose.body import Bodies
-from manypose.pose.joints import INDEX, ROOT
+from manypose.pose.joints import INDEX
 
 Float = NDArray[np.floating[Any]]
 Rows = NDArray[np.intp]
 
 _J, _K = len(sk.KINEMATIC_PARENT), len(sk.POINT_OF_2D)
+_EYE = np.eye(3)
+_OF_FACE = np.arange(_K) < 5
+# 1 x y z of a joint to its three forms (see `skeleton.jacobian`); the same times 1, x/z, y/z of a
+# 2D joint, over 1, x/z, y/z, to the forms of x/z and y/z (times z)
+_FORMS_3D = sk.FORMS.reshape(4, 18)
+_FORMS_2D: Float = np.zeros((4, 3, 2, 6))
+_FORMS_2D[:, 0], _FORMS_2D[:, [1, 2], [0, 1]] = sk.FORMS[:, :2], -sk.FORMS[:, 2:]
+_FORMS_2D = _FORMS_2D.reshape(12, 12)
+# what moves what is measured: x y z of the joints, then x y of the marks
+_MOVED = np.concatenate(
+    [np.repeat(sk.MOVED[:_J], 3, 0), np.repeat(sk.marks(sk.MOVED[None])[0], 2, 0)]
+)
+_MOVED[: 3 * _J, :3] = 0  # joints count from the pelvis
 # A pose that misses Stage II's by so many expected errors, of _WRONG_M at the least, in as many
 # joints as a limb has is given up: small steps do not bring an arm back that turned the wrong way.
 _MISFIT_MAX, _LIMB, _WRONG_M = 4.0, 3, 0.03
@@ -121,6 +134,7 @@ class Fitter:
         self._root_speed = np.zeros((rows, 3))
         self._turn_speed = np.zeros((rows, _J, 3))
         self._time = np.full(rows, np.nan)
+        self._work = np.empty((rows, len(_MOVED), sk.DOF_COUNT))  # of `_iterate`
 
     def clear(self, rows: Rows) -> None:
         """Forget the motion and the bodies of these rows."""
@@ -172,7 +186,7 @@ class Fitter:
             part = (root, rotations, measure, prior)
             if n and len(at) < len(rows):
                 part = (root[at], rotations[at], measure.of(at), prior.of(at))
-            root[at], rotations[at], misfit[at], moved = _iterate(*part, w)
+            root[at], rotations[at], misfit[at], moved = _iterate(*part, w, self._work)
             # a step errs by about the square of its length
             at = at[(moved > _STEP_RAD) | (misfit[at, 0] > _MISFIT_SURE)]
             if not len(at):
@@ -183,7 +197,7 @@ class Fitter:
             anew = rotations_from_joints(target[lost])
             points, _ = sk.forward(np.zeros((len(anew), 3)), anew, offsets[lost])
             error = (points[:, :_J] - target[lost]) * measure.weight3[lost, :, None]
-            lost[lost] = _misfit(error, measure.weight3[lost])[:, 1] < 0.5 * misfit[lost, 1]
+            lost[lost] = _misfit(error, measure.ease[lost])[:, 1] < 0.5 * misfit[lost, 1]
         if lost.any():
             self.stop(rows[lost])
             root[lost], rotations[lost] = self.fit(rows[lost], evidence.of(lost), time_s)
@@ -214,31 +228,30 @@ class _Prior:
         self, root: Float, rotations: Float, dt: Float, known: NDArray[np.bool_], far: Float,
         far_sigma: Float, w: FitWeights, root_speed: Float, turn_speed: Float,
     ) -> None:  # fmt: skip
-        self.root, self.far = root.copy(), far
         # from the predicted pose, and from the middle of every joint's range
-        self.inverse = np.stack(
-            [sk.conjugate(rotations), np.broadcast_to(sk.FROM_MIDDLE, rotations.shape)], 1
-        )
-        turning = np.concatenate(
-            [np.abs(turn_speed[:, ROOT]), np.abs(turn_speed[:, sk.DOF_JOINT, sk.DOF_AXIS])], 1
-        )
-        sigma = (
-            w.turn_floor_rad * np.sqrt(np.maximum(dt, 1e-3) * 30)[:, None]
-            + w.turn_share * turning * dt[:, None]
-        )
+        self.inverse = np.empty((len(root), 2, _J, 4))
+        self.inverse[:, 0], self.inverse[:, 1] = sk.conjugate(rotations), sk.FROM_MIDDLE
+        steps = np.maximum(dt, 1e-3) * 30
+        spread = np.sqrt(steps)
+        turning = np.abs(sk.turns(turn_speed))
+        sigma = w.turn_floor_rad * spread[:, None] + w.turn_share * dt[:, None] * turning
         self.turn = np.where(known[:, None], 1 / sigma**2, 0.0)
-        speed = np.linalg.norm(root_speed, axis=-1)
-        spread = np.sqrt(np.maximum(dt, 1e-3) * 30)
-        across = w.shift_floor_m * spread + w.shift_share * speed * dt
-        along = w.depth_floor_m * spread + w.depth_share * speed * dt
-        ray = far / np.linalg.norm(far, axis=-1, keepdims=True)
+        self.firm = np.full((len(root), sk.DOF_COUNT), 1 / w.rest_rad**2)  # second derivatives
+        self.firm[:, :6] = 0
+        self.firm[:, 3:] += self.turn
+        walked = np.sqrt((root_speed * root_speed).sum(-1)) * dt
+        across = w.shift_floor_m * spread + w.shift_share * walked
+        along = w.depth_floor_m * spread + w.depth_share * walked
+        ray = far / np.sqrt((far * far).sum(-1, keepdims=True))
         line = ray[:, :, None] * ray[:, None, :]
-        rest = np.eye(3) - line
+        rest = _EYE - line
         a = np.where(known, 1 / across**2, 0.0)[:, None, None]
         b = np.where(known, 1 / along**2, 0.0)[:, None, None]
-        self.root_weight = a * rest + b * line
-        c = 1 / (w.depth_ratio * np.maximum(far_sigma, 0.02)) ** 2
-        self.far_weight = c[:, None, None] * (line + 0.01 * rest)
+        c = (1 / (w.depth_ratio * np.maximum(far_sigma, 0.02)) ** 2)[:, None, None]
+        past, now = a * rest + b * line, c * (line + 0.01 * rest)
+        # where the root is wanted, and how much: by the past and by Stage II
+        self.root_weight = past + now
+        self.root_pull = past @ root[..., None] + now @ far[..., None]
 
     def of(self, which: Rows) -> _Prior:
         """Return that of some of the people."""
@@ -250,13 +263,14 @@ class _Measure:
 
     def __init__(self, target: Float, e: Evidence, offsets: Float, w: FitWeights) -> None:
         self.target, self.offsets = target, offsets
-        self.weight3 = 1 / (w.points_m * np.maximum(e.sigma_m, 0.02))
-        self.seen = np.isfinite(e.rays).all(-1) & (e.confidence > 0)
+        sigma = w.points_m * np.maximum(e.sigma_m, 0.02)
+        self.weight3 = 1 / sigma
+        # what is surely known is soon many expected errors off: of _WRONG_M at the least
+        self.ease = np.minimum(sigma / _WRONG_M, 1)
+        self.seen = np.isfinite(e.rays[..., 0] + e.rays[..., 1]) & (e.confidence > 0)
         self.rays = np.where(self.seen[..., None], e.rays, 0.0)
         self.pixel = e.pixel * w.image_px
-        ratio = np.ones(len(sk.POINT_OF_2D))
-        ratio[:5] = w.face_ratio
-        self.share = np.where(self.seen, 1 / ratio, 0.0)
+        self.share = self.seen / np.where(_OF_FACE, w.face_ratio, 1.0)
         self.doubt_m = w.image_doubt_m * np.maximum(w.image_sure - e.confidence, 0.0)
 
     def of(self, which: Rows) -> _Measure:
@@ -276,75 +290,75 @@ def _part(of: _Arrays, which: Rows) -> _Arrays:
     return part
 
 
-def _misfit(residual: Float, weight: Float) -> Float:
-    """Return how far joints are off, from residuals (N, J, 3) m times weights (N, J).
+def _misfit(residual: Float, ease: Float) -> Float:
+    """Return how far joints are off, from residuals (N, J, 3) in expected errors.
 
-    That is (N, 2) the median in expected errors, and the third largest in the same, but of _WRONG_M
-    at the least: what is surely known is soon many expected errors off.
+    That is (N, 2) the median, and the third largest of residuals times `ease` (N, J).
     """
     away = np.sqrt((residual * residual).sum(-1))
-    limb = np.partition(away * np.minimum(1 / (_WRONG_M * weight), 1), -_LIMB, axis=-1)[:, -_LIMB]
-    return np.stack([np.partition(away, _J // 2, axis=-1)[:, _J // 2], limb], 1)  # _J is odd
+    eased = away * ease
+    away.partition(_J // 2, axis=-1)  # _J is odd
+    eased.partition(_J - _LIMB, axis=-1)
+    return np.stack([away[:, _J // 2], eased[:, -_LIMB]], 1)
 
 
 def _iterate(
-    root: Float, rotations: Float, m: _Measure, prior: _Prior, w: FitWeights
+    root: Float, rotations: Float, m: _Measure, prior: _Prior, w: FitWeights, work: Float
 ) -> tuple[Float, Float, Float, Float]:
     """Return the pose after one damped Gauss-Newton step, and what is known of the step.
 
     That is how far the pose before it was off, the median and the third largest over joints of
     the distance to Stage II's in expected errors (N, 2), and the largest turn or shift of the step
-    (N,), rad or m.
+    (N,), rad or m. `work` (N or more, rows, DOF_COUNT) is overwritten.
     """
     points, frames = sk.forward(root, rotations, m.offsets)
-    J = sk.jacobian(points, frames)
-    n, d = len(root), sk.DOF_COUNT
-    jac, r = np.empty((n, 3 * _J + 2 * _K, d)), np.empty((n, 3 * _J + 2 * _K))
-    split = 3 * _J
+    n, d, split = len(root), sk.DOF_COUNT, 3 * _J
+    forms, r = np.empty((n, split + 2 * _K, 6)), np.empty((n, split + 2 * _K))
+    at = np.empty((n, _J + _K, 4))  # 1 x y z from the pelvis
+    at[..., 0] = 1
+    shown = sk.marks(points)
+    np.subtract(points[:, :_J], root[:, None], out=at[:, :_J, 1:])
+    np.subtract(shown, root[:, None], out=at[:, _J:, 1:])
 
-    joints = points[:, :_J]
-    r3 = r[:, :split].reshape(n, _J, 3)  # views: writes go to r and jac
-    np.multiply(joints - joints[:, ROOT : ROOT + 1] - m.target, m.weight3[..., None], out=r3)
-    misfit = _misfit(r3, m.weight3)
-    j3 = jac[:, :split].reshape(n, _J, 3, d)
-    np.multiply(J[:, :_J], m.weight3[..., None, None], out=j3)
-    j3[..., :3] = 0  # relative to the pelvis, whose own row has no rotations
+    r3 = r[:, :split].reshape(n, _J, 3)  # a view: writes go to r
+    np.multiply(at[:, :_J, 1:] - m.target, m.weight3[..., None], out=r3)
+    misfit = _misfit(r3, m.ease)
+    at[:, :_J] *= m.weight3[..., None]
+    forms[:, :split] = (at[:, :_J].reshape(-1, 4) @ _FORMS_3D).reshape(n, -1, 6)
 
-    shown, js = sk.marks(points), sk.marks(J)
     z = np.maximum(shown[..., 2], 0.1)
-    q = shown[..., :2] / z[..., None]
+    q = np.ones((n, _K, 3))  # 1 x/z y/z
+    np.divide(shown[..., :2], z[..., None], out=q[..., 1:])
     depth = np.maximum(root[:, 2:], 0.1)
-    error = (q - m.rays) * depth[..., None]
+    error = (q[..., 1:] - m.rays) * depth[..., None]
     weight = m.share / (w.image_m + m.pixel * depth + m.doubt_m)
-    outlier = 1 / (1 + (error**2).sum(-1) / w.image_outlier_m**2)
-    weight *= np.sqrt(outlier) * (shown[..., 2] > 0.1)
+    outlier = 1 + (error * error).sum(-1) / w.image_outlier_m**2
+    weight *= (shown[..., 2] > 0.1) / np.sqrt(outlier)
     np.multiply(error, weight[..., None], out=r[:, split:].reshape(n, _K, 2))
-    scale = (weight * depth / z)[..., None, None]
-    j2 = jac[:, split:].reshape(n, _K, 2, d)
-    np.multiply(js[:, :, :2] - q[..., None] * js[:, :, 2:], scale, out=j2)
+    q *= (weight * depth / z)[..., None]
+    outer = (at[:, _J:, :, None] * q[:, :, None]).reshape(-1, 12)
+    forms[:, split:] = (outer @ _FORMS_2D).reshape(n, -1, 6)
 
+    jac = work[:n]
+    sk.jacobian(forms, _MOVED, points, frames, jac)
     turned = jac.swapaxes(1, 2)
     A = turned @ jac
     g = (turned @ r[..., None])[..., 0]
+    A[:, :3, :3] += prior.root_weight
+    g[:, :3] += (prior.root_weight @ root[..., None] - prior.root_pull)[..., 0]
 
-    A[:, :3, :3] += prior.root_weight + prior.far_weight
-    g[:, :3] += (prior.root_weight @ (root - prior.root)[..., None])[..., 0]
-    g[:, :3] += (prior.far_weight @ (root - prior.far)[..., None])[..., 0]
-
-    vectors = sk.log_map(sk.quaternion_multiply(prior.inverse, rotations[:, None]))
-    free = vectors[:, :, sk.DOF_JOINT, sk.DOF_AXIS]
-    off, c = np.concatenate([vectors[:, 0, ROOT], free[:, 0]], 1), free[:, 1]
-    beyond = c - np.clip(c, sk.DOF_LOW, sk.DOF_HIGH)
-    g[:, 3:] += prior.turn * off
+    off = sk.turns(sk.log_map(sk.quaternion_multiply(prior.inverse, rotations[:, None])))
+    c = off[:, 1, 3:]
+    beyond = c - np.minimum(np.maximum(c, sk.DOF_LOW), sk.DOF_HIGH)
+    g[:, 3:] += prior.turn * off[:, 0]
     g[:, 6:] += beyond / w.limit_rad**2 + (c - _REST_COORDINATES) / w.rest_rad**2
-    diagonal = np.zeros((n, d))
-    diagonal[:, 3:] = prior.turn
-    diagonal[:, 6:] += (beyond != 0) / w.limit_rad**2 + 1 / w.rest_rad**2
-
-    index = np.arange(d)
-    A[:, index, index] = (A[:, index, index] + diagonal) * (1 + w.damping)
-    change = np.linalg.solve(A, -g[..., None])[..., 0]
-    change[:, 3:] = np.clip(change[:, 3:], -0.6, 0.6)
+    diagonal = A.reshape(n, -1)[:, :: d + 1]  # a view
+    diagonal += prior.firm
+    diagonal[:, 6:] += (beyond != 0) / w.limit_rad**2
+    diagonal *= 1 + w.damping
+    change = np.linalg.solve(A, g[..., None])[..., 0]
+    np.negative(change, out=change)
+    change[:, 3:] = np.minimum(np.maximum(change[:, 3:], -0.6), 0.6)
     moved = np.abs(change).max(1)
     root, rotations = sk.step(root, rotations, change)
     return root, rotations, misfit, moved

@@ -162,20 +162,23 @@ _TWO = np.flatnonzero(_COUNT == 2)  # wrists and ankles: no twist about the bone
 _TWO_TWIST = np.stack([BONE_DIRECTIONS[PARENT.index(j)] for j in _TWO])  # their one bone
 
 
-def _moved() -> NDArray[np.bool_]:
-    """Return (26, columns): whether a rotational column moves a point."""
-    out = np.zeros((len(POINT_NAMES), len(_TURNING)), bool)
+_TURN_FLAT = 3 * _TURNING + _TURN_AXIS  # where it is in rotation vectors (J, 3) as one row
+
+
+def _moved() -> Float:
+    """Return (26, DOF_COUNT): 1 where a column of the Jacobian moves a point, else 0."""
+    out = np.ones((len(POINT_NAMES), 3 + len(_TURNING)))
     for point, carrier in enumerate(_CARRIER):
         j = int(carrier)
         chain = {ROOT} if point != ROOT else set()
         while j != ROOT:
             chain.add(j)
             j = int(_KP[j])
-        out[point] = np.isin(_TURNING, list(chain))
+        out[point, 3:] = np.isin(_TURNING, list(chain))
     return out
 
 
-_MOVED = _moved()
+MOVED = _moved()
 
 
 def _product_table() -> Float:
@@ -204,6 +207,14 @@ def _matrix_table() -> Float:
 # One product with a table instead of thirty operations on slices: arrays are small here, and the
 # time goes into calls.
 _PRODUCT, _MATRIX = _product_table(), _matrix_table()
+_EYE, _CONJUGATE = np.eye(3), np.array([-1.0, -1, -1, 1])
+# (4, 3, 6): 1 x y z of a point, from the pelvis, to the form that gives its velocity (`jacobian`).
+FORMS = np.zeros((4, 3, 6))
+for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+    FORMS[0, _i, _i] = FORMS[1 + _k, _i, 3 + _j] = 1
+    FORMS[1 + _j, _i, 3 + _k] = -1
+# Products of components, a b^T in rows, to those of a x b.
+_CROSS = -FORMS[1:, :, 3:].swapaxes(1, 2).reshape(9, 3)
 
 
 def quaternion_multiply(a: Float, b: Float) -> Float:
@@ -215,22 +226,24 @@ def quaternion_multiply(a: Float, b: Float) -> Float:
 
 def conjugate(q: Float) -> Float:
     """Return the inverse of unit quaternions (..., 4)."""
-    return np.asarray(q * np.array([-1.0, -1, -1, 1]))
+    return np.asarray(q * _CONJUGATE)
 
 
 def exp_map(vector: Float) -> Float:
     """Return the quaternions (..., 4) of rotation vectors (..., 3), rad."""
-    angle = np.sqrt((vector * vector).sum(-1, keepdims=True))
-    # np.sinc is sin(pi x) / (pi x)
-    return np.concatenate([vector * 0.5 * np.sinc(angle / (2 * np.pi)), np.cos(angle / 2)], -1)
+    half = 0.5 * np.sqrt((vector * vector).sum(-1, keepdims=True))
+    safe = np.maximum(half, 1e-9)
+    out = np.empty((*vector.shape[:-1], 4))
+    np.multiply(vector, 0.5 * np.sin(safe) / safe, out=out[..., :3])
+    np.cos(half, out=out[..., 3:])
+    return out
 
 
 def log_map(q: Float) -> Float:
     """Return the rotation vectors (..., 3), rad, of quaternions (..., 4); at most half a turn."""
-    v = q[..., :3] * np.where(q[..., 3:] < 0, -1.0, 1.0)
-    s = np.sqrt((v * v).sum(-1, keepdims=True))
-    angle = 2 * np.arctan2(s, np.abs(q[..., 3:]))
-    return np.asarray(v * np.where(s > 1e-9, angle / np.maximum(s, 1e-9), 2.0))
+    v, w = q[..., :3], q[..., 3:]
+    s = np.maximum(np.sqrt((v * v).sum(-1, keepdims=True)), 1e-9)
+    return np.asarray(v * np.copysign(2 * np.arctan2(s, np.abs(w)) / s, w))
 
 
 def quaternion_to_matrix(q: Float) -> Float:
@@ -291,22 +304,22 @@ def forward(root_m: Float, rotations: Float, offsets: Float) -> tuple[Float, Flo
     root_m (N, 3); rotations (N, J, 4) local, x y z w; offsets (N, 26, 3) from `offsets_m`.
     """
     count = len(root_m)
-    local = np.empty((count, _J, 3, 4))  # rotation and place in the parent's frame
-    local[..., :3] = quaternion_to_matrix(rotations[:, _ORDER])
-    local[..., 3] = offsets[:, _ORDER]
-    local[:, 0, :, 3] = root_m
+    local = np.zeros((count, _J, 4, 4))  # rotation and place in the parent's frame
+    local[..., :3, :3] = quaternion_to_matrix(rotations[:, _ORDER])
+    local[:, 1:, :3, 3] = offsets[:, _ORDER[1:]]
+    local[:, 0, :3, 3] = root_m
+    local[..., 3, 3] = 1
     whole = np.empty_like(local)
     whole[:, 0] = local[:, 0]
     for level, up in zip(_SLICES, _UP):
-        parent = whole[:, up]
-        np.matmul(parent[..., :3], local[:, level], out=whole[:, level])
-        whole[:, level, :, 3] += parent[..., 3]
+        np.matmul(whole[:, up], local[:, level], out=whole[:, level])
     whole = whole[:, _PLACE]
-    frames = whole[..., :3]
+    frames = whole[..., :3, :3]
     points = np.empty((count, len(POINT_NAMES), 3))
-    points[:, :_J] = whole[..., 3]
+    points[:, :_J] = whole[..., :3, 3]
     neck = INDEX["neck"]
-    points[:, _J:] = points[:, None, neck] + offsets[:, _J:] @ frames[:, neck].swapaxes(-1, -2)
+    np.matmul(offsets[:, _J:], frames[:, neck].swapaxes(-1, -2), out=points[:, _J:])
+    points[:, _J:] += points[:, None, neck]
     return points, frames
 
 
@@ -321,40 +334,48 @@ def marks(points: Float) -> Float:
     return out
 
 
-def jacobian(points: Float, frames: Float) -> Float:
-    """Return d points / d step (N, 26, 3, DOF_COUNT); the step is what `step` takes."""
-    axes = frames[:, _TURNING, :, _TURN_AXIS].transpose(2, 1, 0)[:, :, None]  # (3, N, 1, columns)
-    centre = points[:, _TURNING].transpose(2, 0, 1)[:, :, None]
-    px, py, pz = points.transpose(2, 0, 1)[..., None] - centre
-    ax, ay, az = axes
-    out = np.zeros((*points.shape, DOF_COUNT))
-    out[..., 0, 0] = out[..., 1, 1] = out[..., 2, 2] = 1
-    out[:, :, 0, 3:] = ay * pz - az * py
-    out[:, :, 1, 3:] = az * px - ax * pz
-    out[:, :, 2, 3:] = ax * py - ay * px
-    out[..., 3:] *= _MOVED[:, None]
-    return out
+def jacobian(forms: Float, moved: Float, points: Float, frames: Float, out: Float) -> None:
+    """Write d numbers / d step to `out` (N, R, DOF_COUNT); the step is what `step` takes.
+
+    forms (N, R, 6): how each number changes with the motion of the body that carries its point,
+    velocity at the pelvis, then turn (see `FORMS`); moved (R, DOF_COUNT): 1 where a column moves
+    that body, else 0 (rows of `MOVED`); points and frames are those of `forward`.
+    """
+    count = len(points)
+    axes = frames.swapaxes(2, 3).reshape(count, 3 * _J, 3)[:, _TURN_FLAT]
+    centres = points[:, _TURNING] - points[:, None, ROOT]
+    motions = np.zeros((count, DOF_COUNT, 6))
+    motions[:, :3, :3] = _EYE
+    # a turn about an axis elsewhere moves what is at the pelvis
+    outer = (centres[..., :, None] * axes[..., None, :]).reshape(-1, 9)
+    motions[:, 3:, :3] = (outer @ _CROSS).reshape(count, -1, 3)
+    motions[:, 3:, 3:] = axes
+    np.matmul(forms, motions.swapaxes(1, 2), out=out)
+    out *= moved
 
 
 def step(root_m: Float, rotations: Float, change: Float) -> tuple[Float, Float]:
     """Return root and rotations after a step (N, DOF_COUNT): metres, then rad in joint frames."""
-    vector = np.zeros((*rotations.shape[:-1], 3))
-    vector[:, _TURNING, _TURN_AXIS] = change[:, 3:]
-    q = quaternion_multiply(rotations, exp_map(vector))
+    vector = np.zeros((len(change), 3 * _J))
+    vector[:, _TURN_FLAT] = change[:, 3:]
+    q = quaternion_multiply(rotations, exp_map(vector.reshape(-1, _J, 3)))
     return root_m + change[:, :3], normalised(q)
 
 
 def normalised(rotations: Float) -> Float:
     """Return rotations (N, J, 4) of length one, wrists and ankles freed of twist."""
-    q = rotations / np.linalg.norm(rotations, axis=-1, keepdims=True)
+    q = rotations / np.sqrt((rotations * rotations).sum(-1, keepdims=True))
     part = q[:, _TWO]
-    along = (part[..., :3] * _TWO_TWIST).sum(-1, keepdims=True)
-    twist = np.concatenate([along * _TWO_TWIST, part[..., 3:]], -1)
-    n = np.linalg.norm(twist, axis=-1, keepdims=True)
-    none = np.array([0.0, 0, 0, 1])
-    twist = np.where(n > 1e-6, twist / np.maximum(n, 1e-6), none)
-    q[:, _TWO] = quaternion_multiply(part, conjugate(twist))
-    return np.asarray(np.where(q[..., 3:] < 0, -q, q))
+    back = np.empty_like(part)  # the twist about the bone, undone
+    np.multiply((part[..., :3] * _TWO_TWIST).sum(-1, keepdims=True), -_TWO_TWIST, out=back[..., :3])
+    back[..., 3] = part[..., 3]
+    n = np.sqrt((back * back).sum(-1, keepdims=True))
+    none = n <= 1e-6
+    if none.any():
+        back, n = np.where(none, np.array([0.0, 0, 0, 1]), back), np.where(none, 1.0, n)
+    q[:, _TWO] = quaternion_multiply(part, back / n)
+    q *= np.where(q[..., 3:] < 0, -1.0, 1.0)
+    return np.asarray(q)
 
 
 _MIDDLE = exp_map(
@@ -369,5 +390,9 @@ def coordinates(rotations: Float) -> Float:
     Components of the rotation vector from the middle of the joint's range (Grassia 1998): the
     numbers that DOF_LOW and DOF_HIGH bound.
     """
-    vector = log_map(quaternion_multiply(FROM_MIDDLE, rotations))
-    return np.asarray(vector[:, DOF_JOINT, DOF_AXIS])
+    return turns(log_map(quaternion_multiply(FROM_MIDDLE, rotations)))[..., 3:]
+
+
+def turns(vectors: Float) -> Float:
+    """Return rotation vectors (..., J, 3) as the turns (..., DOF_COUNT - 3) of `step`."""
+    return np.asarray(vectors.reshape(*vectors.shape[:-2], 3 * _J)[..., _TURN_FLAT])
