@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,8 +13,10 @@ from manypose.app.config import nearest
 from manypose.app.exports import EXPORTERS, Options, exporter
 from manypose.app.formats import WRITERS
 from manypose.app.formats.part import write_json
-from manypose.app.formats.reading import load_run
+from manypose.app.formats.reading import Run, load_run
 from manypose.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +61,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _why_nothing(stored: Run) -> str:
+    if not len(stored.id):
+        return "nobody was found"
+    return "it holds motion, and nobody wanted is there in two frames or more"
+
+
 def check_formats(names: Sequence[str]) -> None:
     """Raise UsageError for a name that no exporter has."""
     known = (*EXPORTERS, *WRITERS)
@@ -88,7 +97,10 @@ def export_run(
     written: list[Path] = []
     for name in names:
         if name in EXPORTERS:
-            written += exporter(name)(stored, target, options)
+            made = exporter(name)(stored, target, options)
+            if not made:
+                log.warning("%s: %s: nothing to write, as %s", folder, name, _why_nothing(stored))
+            written += made
         elif options.ids:
             raise UsageError(f"--ids: {name} has everybody in it; leave --ids or {name} out")
         else:

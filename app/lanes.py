@@ -57,6 +57,7 @@ class Lane:
         self.meter = Meter()
         self.results: Latest[FrameResult] = Latest()
         self.message = "opening the source"
+        self.stills = False  # the source gives photographs
         self.error: ManyposeError | None = None
         self.ended = False
         self.recorder: Recorder | None = None
@@ -112,6 +113,7 @@ class Lane:
             with self._lock:
                 if mine == self.generation:
                     self._source, self._own_name, self.message = source, source.info.name, ""
+                    self.stills = source.info.stills
                     return
             source.close()
 
@@ -357,7 +359,7 @@ class Lanes:
             if generation != lane.generation:
                 continue  # of a source that has been changed meanwhile
             if lane.follower is None:
-                lane.follower = engine.follower()
+                lane.follower = engine.follower(still=lane.stills)
                 if self._preset is not None:
                     lane.follower.smooth(self._preset)
             result = lane.follower(detections)

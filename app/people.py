@@ -68,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
     rows = [_described(stored, int(i)) for i in np.unique(stored.id)]
     if args.json:
         sys.stdout.write(json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    else:
+    elif rows:
         _table(rows)
+    else:
+        log.info("%s: nobody was found in it", stored.folder)
     return 0
 
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--id {args.id}: nobody has this number; there are {ids or 'no people'}")
     chosen = ids if args.id is None else [args.id]
     if args.height is not None and not 0.3 <= args.height <= 2.8:
-        raise UsageError(f"--height {args.height:g}: a body is 0.3 to 2.8 m tall")
+        raise UsageError(f"--height {args.height:g}: metres, as in 1.80 (0.3 to 2.8)")
     if args.scale is not None and not 0.01 <= args.scale <= 100:
         raise UsageError(f"--scale {args.scale:g}: it must lie between 0.01 and 100")
     factors = {}

@@ -10,6 +10,7 @@ what several sizes agree on is surer than what one says.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,8 @@ import numpy as np
 from manypose.models.backends import SIZE_STEP, StageOneNetwork, input_sizes, load_network
 from manypose.models.preprocess import grid_to_image, letterbox, on_grid
 from manypose.models.sessions import Array, Session, installed
+
+log = logging.getLogger(__name__)
 
 _SURER = 1.25  # measured: at a score of 0.4 as many of the people are right as with one size
 _SHARES = (2.0, 1.0, 2 / 3)  # of the sides of the smallest input there is a file for
@@ -41,6 +44,7 @@ def load(
     ]
     info = networks[0].info
     looks = ", ".join("{}x{}".format(*n.info.input_size) for n in networks)
+    log.info("network: every frame is looked at in %d sizes, %s", len(networks), looks)
     session = Session(
         functools.partial(_together, networks), (), (), info.device, info.precision, info.engine,
         all(n.parallel for n in networks),

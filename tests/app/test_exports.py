@@ -225,6 +225,11 @@ def test_nobody_is_no_error(stored: Path) -> None:
         importlib.import_module(module).export(run, stored / "none", Options(ids=(99,)))
 
 
+def test_an_export_of_nothing_says_why(stored: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert export_run(stored, ["bvh"], options=Options(ids=(99,))) == []
+    assert "bvh: nothing to write" in caplog.text
+
+
 def test_unknown_formats_name_the_nearest() -> None:
     with pytest.raises(UsageError, match="bvh"):
         check_formats(["bhv"])

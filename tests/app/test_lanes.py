@@ -211,6 +211,22 @@ def test_smoothing_levels_meet_the_presets() -> None:
     assert middle < filters.PRESETS["fast"].root.min_cutoff_hz
 
 
+def test_a_photograph_shows_its_people_at_once(tmp_path: Path) -> None:
+    import cv2
+
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), np.zeros((288, 480, 3), np.uint8))
+    lanes = Lanes([str(path)], Config(), lambda _: troupe.engine(2))
+    try:
+        result = lanes.lanes[0].results.get(30.0)
+        while result is not None and not result.stage_ms:  # shown while the network loads
+            result = lanes.lanes[0].results.get(30.0)
+        assert result is not None
+        assert len(result.people) == 2
+    finally:
+        lanes.close()
+
+
 def test_a_video_plays_at_its_own_pace_and_pauses(tmp_path: Path) -> None:
     from manypose.app.formats.reading import load_run
 
