@@ -37,6 +37,7 @@ from manypose.pose.records import (
 from manypose.pose.states import joint_states, shown_joints
 from manypose.pose.tracking import Matches, Tracker, slot_count
 from manypose.pose.tracking_memory import Track, TrackingConfig
+from manypose.pose.tracking_parts import rearranged
 
 Float = NDArray[np.floating[Any]]
 # Stage II with its network bound: `functools.partial(lifting.lift, lifter=...)` is one.
@@ -174,6 +175,7 @@ class Follower:
         pairs = [(t, people[j]) for t, j in matches.pairs]
         rows = np.array([t.slot for t, _ in pairs], np.intp)
         root, rotations = self._fit(frame, rows, [p for _, p in pairs])
+        self._outline(frame, pairs, rows, root, rotations)
         fitted = time.perf_counter()
         shown = self._show(frame, pairs, rows, root, rotations) if pairs else []
         shown += self._hold(frame, matches.missed)
@@ -212,33 +214,8 @@ class Follower:
         if self._lift is None or self.config.still or not people:
             return people
         places = self._tracker.regrouped(frame.time_s, people)
-        confidence = np.stack([p.seen.confidence for p in people])
-        px = np.stack([p.seen.joints_px for p in people])
-        there, taken = np.isfinite(px[..., 0]), places >= 0
-        source = places.max(1)  # the reading that a row is, if it is one as it was
-        kept = (taken == there[source]).all(1) & ((places == source[:, None]) | ~taken).all(1)
-        changed = ~kept & (taken.sum(1) >= 2)
-        out = [people[m] for m in source[kept]]
-        if not changed.any():
-            return out
-        known = [p.seen.encoding for p in people if p.seen.encoding is not None]
-        bones = np.stack(known) if len(known) == len(people) else None
-        worth = np.array([p.seen.score for p in people]) / np.sqrt(np.maximum(there.sum(1), 1))
-        joints, mended = np.arange(_K), []
-        for place in places[changed]:
-            taken = place >= 0
-            score = float(worth[place[taken]].mean()) * float(np.sqrt(taken.sum()))
-            mended.append(
-                Person2D(
-                    np.where(taken[:, None], px[place, joints], np.nan),
-                    np.where(taken, confidence[place, joints], 0),
-                    min(1.0, score),
-                    None
-                    if bones is None
-                    else np.where(taken[:, None], bones[place, joints], np.nan),
-                )
-            )
-        return out + [p for p in self._lift(mended, frame.camera) if _sane(p)]
+        kept, anew = rearranged(people, places)
+        return kept + [p for p in self._lift(anew, frame.camera) if _sane(p)] if anew else kept
 
     def _exchange(self, matches: Matches) -> None:
         """Make the rows of tracks that begin or end empty; keep bodies for people who return."""
@@ -293,6 +270,19 @@ class Follower:
             np.array([p.size_error for p in people], float),
         )
         return self._fitter.fit(rows, evidence, frame.time_s)
+
+    def _outline(
+        self, frame: Frame, pairs: list[tuple[Track, Person3D]], rows: NDArray[np.intp],
+        root: Float, rotations: Float,
+    ) -> None:  # fmt: skip
+        """Tell the tracks of people partly seen where the rest of the body is in the picture."""
+        part = np.array([not np.isfinite(p.seen.joints_px).all() for _, p in pairs], bool)
+        if self._lift is None or not part.any():
+            return
+        offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows[part]])
+        body = sk.marks(sk.forward(root[part], rotations[part], offsets)[0])
+        for i, px in zip(np.flatnonzero(part), frame.camera.camera_to_image(body)):
+            pairs[i][0].body_px = px
 
     def _smooth(
         self, now: float, rows: NDArray[np.intp], root: Float, rotations: Float

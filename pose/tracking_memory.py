@@ -42,6 +42,7 @@ class TrackingConfig:
     weak_near: float = 0.4  # and if so much like what is expected
     repeat: float = 0.6  # likeness from which a reading repeats another one
     parts_s: float = 1.0  # seen within this time: parts of readings go to whom they fit
+    body_s: float = 0.1  # a joint not seen for longer is expected where the body has it
     mend_s: float = 0.3  # seen within this time: joints read for others are taken back
     joint_s: float = 0.2  # a joint not seen for so long is expected nowhere,
     borrow_s: float = 0.5  # nor one that has been taken from others for longer
@@ -63,6 +64,7 @@ class Track:
     points_px: Float = field(default_factory=lambda: np.zeros((0, 2)))
     joint_s: Float = field(default_factory=lambda: np.full(len(JOINTS_2D), -np.inf))  # last seen
     borrowed_s: Float = field(default_factory=lambda: np.zeros(len(JOINTS_2D)))
+    body_px: Float | None = None  # where the body was in the picture, also what was not seen
     size_px: float = 1.0
     velocity_px: Float = field(default_factory=lambda: np.zeros(2))
     root_m: Float = field(default_factory=lambda: np.zeros(3))

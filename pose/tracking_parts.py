@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose.likeness import stacked
-from manypose.pose.records import Person3D
+from manypose.pose.records import Person2D, Person3D
 from manypose.pose.tracking_memory import Track, TrackingConfig, assign
 from manypose.pose.tracking_mix import Expected, MixConfig, regrouped
 
@@ -63,7 +63,8 @@ def shared_out(
     if known and (np.where(places >= 0, numbers != numbers.max(1, keepdims=True), False)).any():
         config, unseen = PartsConfig(), now - np.stack([t.joint_s for t in known])
         sizes = np.array([t.size_px for t in known])
-        places = reunited(points, numbers, _ahead(known, now), sizes, config.spread(unseen), config)
+        expected = _ahead(known, now, unseen > limits.body_s)
+        places = reunited(points, numbers, expected, sizes, config.spread(unseen), config)
     sure = [t for t in known if t.hits >= 5 and now - t.seen_s < limits.mend_s]
     if not sure:
         return places
@@ -71,20 +72,48 @@ def shared_out(
     unknown = now - np.stack([t.joint_s for t in sure]) >= limits.joint_s
     unknown |= np.stack([t.borrowed_s for t in sure]) > limits.borrow_s
     last = np.where(unknown[..., None], np.nan, last)
-    expected = Expected(last, np.array([t.size_px for t in sure]), step_s)
+    near = Expected(last, np.array([t.size_px for t in sure]), step_s)
     points = np.where((places >= 0)[..., None], points[places, joints], np.nan)
-    again, foreign = regrouped(points, expected, MixConfig())
+    again, foreign = regrouped(points, near, MixConfig())
     for track, borrowed in zip(sure, foreign):
         track.borrowed_s = np.where(borrowed, track.borrowed_s + step_s, 0.0)
     return np.where(again >= 0, places[again, joints], -1)
 
 
-def _ahead(tracks: Sequence[Track], now: float) -> Float:
-    """Return where the joints (T, K, 2) of tracks are expected now, px."""
+def _ahead(tracks: Sequence[Track], now: float, hidden: NDArray[np.bool_] | None = None) -> Float:
+    """Return where the joints (T, K, 2) of tracks are expected now, px.
+
+    Those that are hidden (T, K) are where the body has them, as far as it is known.
+    """
     # nobody keeps a velocity for longer than 0.4 s
     gap = np.minimum(np.array([now - t.seen_s for t in tracks]), 0.4)[:, None]
     shift = np.stack([t.velocity_px for t in tracks]) * gap
-    return np.asarray(np.stack([t.points_px for t in tracks]) + shift[:, None])
+    last = np.stack([t.points_px for t in tracks])
+    if hidden is not None:
+        body = np.stack([p if t.body_px is None else t.body_px for t, p in zip(tracks, last)])
+        last = np.where(hidden[..., None] & np.isfinite(body), body, last)
+    return np.asarray(last + shift[:, None])
+
+
+def rearranged(people: Sequence[Person3D], places: Int) -> tuple[list[Person3D], list[Person2D]]:
+    """Return the people who stay as they are, and those made anew, by `places` of `shared_out`."""
+    confidence = np.stack([p.seen.confidence for p in people])
+    px = np.stack([p.seen.joints_px for p in people])
+    there, taken = np.isfinite(px[..., 0]), places >= 0
+    source = places.max(1)  # the reading that a row is, if it is one as it was
+    same = (taken == there[source]).all(1) & ((places == source[:, None]) | ~taken).all(1)
+    known = [p.seen.encoding for p in people if p.seen.encoding is not None]
+    bones = np.stack(known) if len(known) == len(people) else None
+    worth = np.array([p.seen.score for p in people]) / np.sqrt(np.maximum(there.sum(1), 1))
+    joints, anew = np.arange(places.shape[1]), []
+    for place in places[~same & (taken.sum(1) >= 2)]:
+        own = place >= 0
+        score = float(worth[place[own]].mean()) * float(np.sqrt(own.sum()))
+        encoding = None if bones is None else np.where(own[:, None], bones[place, joints], np.nan)
+        found = np.where(own[:, None], px[place, joints], np.nan)
+        sure = np.where(own, confidence[place, joints], 0)
+        anew.append(Person2D(found, sure, min(1.0, score), encoding))
+    return [people[m] for m in source[same]], anew
 
 
 def reunited(
@@ -132,7 +161,7 @@ def reunited(
         t = int(np.bincount(owner[held], size[held]).argmax())
         left = np.flatnonzero((of == m) & (owner < 0))
         for u in left[np.argsort(-size[left], kind="stable")]:
-            if gain[u, t] > against[u, t] and not (slots[u] & taken[t]).any():
+            if gain[u, t] >= against[u, t] and not (slots[u] & taken[t]).any():
                 owner[u] = t
                 taken[t] |= slots[u]
     some, row = np.unique(np.where(owner >= 0, owner, people + of)[unit], return_inverse=True)

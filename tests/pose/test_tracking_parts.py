@@ -6,8 +6,9 @@ import pytest
 from manypose.app.finder import _packed, _unpacked
 from manypose.app.journal import normalised
 from manypose.pose.estimator import Follower, FollowerConfig
-from manypose.pose.records import Detections
-from manypose.pose.tracking_parts import PartsConfig, reunited
+from manypose.pose.records import Detections, Person2D, Person3D
+from manypose.pose.tracking_memory import Track, TrackingConfig
+from manypose.pose.tracking_parts import PartsConfig, reunited, shared_out
 from tests.pose import simulated as sim
 
 CONFIG, LEGS = PartsConfig(), np.arange(13, 17)
@@ -54,6 +55,24 @@ def test_a_part_stays_with_its_reading_unless_motion_speaks_against_it():
         places = reunited(read, numbers, expected[:1], SIZES[:1], CONFIG.spread(unseen)[:1], CONFIG)
         assert len(places) == readings
         assert (places >= 0).sum() == 20
+
+
+def test_a_joint_out_of_sight_for_long_is_expected_where_the_body_has_it():
+    _, points = two()
+    track = Track(0, hits=9, points_px=points[0].copy(), size_px=80.0)
+    track.joint_s = np.zeros(20)
+    track.joint_s[LEGS] = -2.0  # seconds before
+    track.points_px[LEGS] += 60
+    numbers = np.zeros(20, np.int8)
+    numbers[LEGS] = 1
+    standing = Person3D(
+        Person2D(points[0], np.ones(20), 0.9, parts=numbers),
+        np.zeros((21, 3)), np.ones(21), np.ones(3), 0.1,
+    )  # fmt: skip
+    for body, readings in ((None, 2), (points[0], 1)):
+        track.body_px = body
+        places = shared_out([track], 0.03, 0.03, [standing], TrackingConfig())
+        assert len(places) == readings
 
 
 @pytest.fixture(scope="module")
