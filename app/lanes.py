@@ -58,6 +58,7 @@ class Lane:
         self.results: Latest[FrameResult] = Latest()
         self.message = "opening the source"
         self.stills = False  # the source gives photographs
+        self._early: Frame | None = None  # one of them that came before the network
         self.error: ManyposeError | None = None
         self.ended = False
         self.recorder: Recorder | None = None
@@ -91,7 +92,7 @@ class Lane:
             old, self._source = self._source, None
         self.address = self._own_name = address
         self.follower, self.error, self.ended = None, None, False
-        self.shown_early = 0
+        self.shown_early, self._early = 0, None
         self.message = "opening the source"
         self.meter.restart()
         self._open(old)
@@ -160,8 +161,17 @@ class Lane:
             live.stopping.wait(wait)
         return start
 
-    def take(self, timeout_s: float) -> Frame | None:
-        """Return the source's newest picture, None if there is none in time."""
+    def show_early(self, frame: Frame) -> None:
+        """Show a picture for which there is no network yet; the newest photograph is kept."""
+        self.shown_early += self._early is not None or not self.stills
+        self._early = frame if self.stills else None
+        self.results.put(FrameResult(frame, ()))
+
+    def take(self, timeout_s: float, *, kept: bool = False) -> Frame | None:
+        """Return the source's newest picture (kept: or an early one), None without."""
+        if kept and (early := self._early) is not None:
+            self._early = None
+            return early
         source = self._source
         if source is None:
             return None
@@ -325,7 +335,9 @@ class Lanes:
         if self._sent - self._given > 1:  # a picture taken now would only get old
             self._stop.wait(0.002)
             return
-        taken = [(lane, f) for lane in self.lanes if (f := lane.take(0.0)) is not None]
+        ready = self.engine is not None
+        newest = ((lane, lane.take(0.0, kept=ready)) for lane in self.lanes)
+        taken = [(lane, frame) for lane, frame in newest if frame is not None]
         if not taken:
             # wait at one lane, each in its turn; the others are looked at when it wakes
             lane = self.lanes[turn % len(self.lanes)]
@@ -340,8 +352,7 @@ class Lanes:
         engine = self.engine
         if engine is None:
             for lane, frame in taken:
-                lane.shown_early += 1
-                lane.results.put(FrameResult(frame, ()))
+                lane.show_early(frame)
             return
         started = time.perf_counter()
         entries = [(lane, lane.generation) for lane, _ in taken]
