@@ -171,22 +171,34 @@ class OneEuro:
         s = self._settings
         last, speed, then = self._value[index], self._speed[index], self._time[index]
         dt = time_s - then  # NaN for an element never seen; 0.0 is a time like any other
-        old = np.isfinite(last) & (dt >= 0) & (dt <= self._max_gap_s)
-        step = np.where(old, dt, 1.0)
-        safe = np.maximum(step, 1e-6)
-        change = np.where(old, (value - last) / safe, 0.0)
-        change = np.where(np.isfinite(change), change, 0.0)
-        a = _gain(s.speed_cutoff_hz, step)
-        speed = np.where(old, speed + a * (change - speed), 0.0)
-        joint = self._joint_speed
-        rate = np.linalg.norm(speed, axis=-1, keepdims=True) if joint else np.abs(speed)
+        old = (dt >= 0) & (dt <= self._max_gap_s) & np.isfinite(last)
+        all_old = bool(old.all())
+        step = dt if all_old else np.where(old, dt, 1.0)
+        change = value - last
+        change /= np.maximum(step, 1e-6)
+        known = np.isfinite(change)
+        if not known.all():
+            change[~known] = 0.0
+        gain = _gain(s.speed_cutoff_hz, step)
+        if not all_old:
+            change[~old] = 0.0
+            speed[~old] = 0.0
+        speed += gain * (change - speed)
+        if self._joint_speed:
+            rate = np.sqrt((speed * speed).sum(-1, keepdims=True))
+        else:
+            rate = np.abs(speed)
         rate = np.maximum(rate / unit - s.rest_speed, 0)
-        a = _gain(s.min_cutoff_hz + s.beta * rate, step)
-        out = np.where(old, last + a * (value - last), value)
+        out = last + _gain(s.min_cutoff_hz + s.beta * rate, step) * (value - last)
+        if not all_old:
+            out = np.where(old, out, value)
         good = np.isfinite(out)
-        self._value[index] = np.where(good, out, self._value[index])
+        if good.all():
+            self._value[index], self._speed[index], self._time[index] = out, speed, time_s
+            return out
+        self._value[index] = np.where(good, out, last)
         self._speed[index] = np.where(good, speed, self._speed[index])
-        self._time[index] = np.where(good, time_s, self._time[index])
+        self._time[index] = np.where(good, time_s, then)
         return np.where(np.isfinite(value), out, np.nan)
 
 

@@ -25,6 +25,8 @@ _K, _J, _L = len(JOINTS_2D), len(JOINTS), len(LIMBS)
 def _check(what: str, array: NDArray[Any], *shape: int | None) -> None:
     """Raise ValueError unless the array has this shape (None: any length)."""
     got = array.shape
+    if got == shape:
+        return
     if len(got) != len(shape) or any(w is not None and g != w for g, w in zip(got, shape)):
         raise ValueError(f"{what}: shape {got}, wanted {shape}")
 
