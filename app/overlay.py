@@ -28,6 +28,7 @@ _BONES: tuple[tuple[int, int], ...] = tuple(
 )  # fmt: skip
 _SHIFT = 3  # OpenCV draws at 1/8 px
 _DARK = (20, 16, 12)
+_LABEL_SHARE = 1.5  # a person smaller than this many widths of the label gets the number alone
 
 
 def draw(
@@ -35,7 +36,7 @@ def draw(
 ) -> NDArray[np.uint8]:
     """Return a copy of a BGR picture (H, W, 3) with the people drawn on it.
 
-    labels: the identity and the distance of the pelvis in metres above each head.
+    labels: the identity, and of those large enough the distance in metres, above each head.
     """
     canvas = np.ascontiguousarray(image).copy()
     for person in people:
@@ -79,8 +80,11 @@ def _label(
     depth_m = float(np.nanmedian(person.joints_m[:, 2])) if _any_3d(person) else float("nan")
     text = f"{person.track_id}" + (f"  {depth_m:.1f} m" if np.isfinite(depth_m) else "")
     scale = float(np.clip(canvas.shape[0] / 900, 0.4, 1.2))
-    (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     top = person.joints_px[seen]
+    (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    if np.ptp(top, axis=0).max() < _LABEL_SHARE * w:  # in a crowd labels would hide each other
+        text = f"{person.track_id}"
+        (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     x = int(np.clip(top[np.argmin(top[:, 1]), 0] - w / 2, 2, max(2, canvas.shape[1] - w - 6)))
     y = int(np.clip(top[:, 1].min() - 10, h + 6, canvas.shape[0] - 4))
     cv2.rectangle(canvas, (x - 4, y - h - 4), (x + w + 4, y + base), _DARK, -1)
