@@ -195,7 +195,7 @@ class OneEuro:
         good = np.isfinite(out)
         if good.all():
             self._value[index], self._speed[index], self._time[index] = out, speed, time_s
-            return out
+            return np.asarray(out)
         self._value[index] = np.where(good, out, last)
         self._speed[index] = np.where(good, speed, self._speed[index])
         self._time[index] = np.where(good, time_s, then)
