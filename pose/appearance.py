@@ -21,6 +21,12 @@ TORSO = tuple(INDEX_2D[n] for n in ("l_shoulder", "r_shoulder", "r_hip", "l_hip"
 _KNEES = tuple(INDEX_2D[n] for n in ("r_knee", "l_knee"))
 _HUES, _GREYS, _SATURATIONS = 12, 4, 2
 _BINS = _HUES * _SATURATIONS + _GREYS
+# Corners a b c d of the patches read, of trunk and thighs; how far along (63, 1) and down they are.
+_CORNERS = np.array([*zip(TORSO, (TORSO[3], TORSO[2], *_KNEES), strict=True)])
+_FALL = np.array([[1.0], [0.8]])
+_U, _V = (
+    g.reshape(-1, 1) for g in np.meshgrid(np.linspace(0.15, 0.85, 7), np.linspace(0.1, 0.9, 9))
+)
 
 
 def appearance(frame: Frame, points: Float) -> Float:
@@ -34,31 +40,27 @@ def appearance(frame: Frame, points: Float) -> Float:
     out = np.full((len(points), 2 * _BINS), np.nan)
     if not len(points):
         return out
-    u, v = (g.ravel() for g in np.meshgrid(np.linspace(0.15, 0.85, 7), np.linspace(0.1, 0.9, 9)))
-    ls, rs, rh, lh = (points[:, i] for i in TORSO)
-    rk, lk = (points[:, i] for i in _KNEES)
-    for part, (a, b, c, d, fall) in enumerate(((ls, rs, rh, lh, 1.0), (lh, rh, rk, lk, 0.8))):
-        # bilinear patch a-b above, d-c below; without the lower points a square of the upper ones
-        across = (b - a)[:, None] * u[None, :, None]
-        down = np.where(np.isfinite(c + d), (c + d - a - b) / 2, _down(b - a) * 1.4)
-        xy = a[:, None] + across + fall * down[:, None] * v[None, :, None]
-        ok = np.isfinite(xy).all(-1)
-        x, y = (np.rint(np.where(ok, xy[..., k], -1)).astype(np.int64) for k in (0, 1))
-        ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)
-        pixel = frame.pixels(np.clip(y, 0, h - 1), np.clip(x, 0, w - 1))
-        bins = _colour_bins(pixel)
-        row = np.arange(len(points))[:, None] * _BINS
-        count = np.bincount((row + bins)[ok], minlength=len(points) * _BINS).reshape(-1, _BINS)
-        total = count.sum(-1, keepdims=True)
-        share = np.where(total >= 15, count / np.maximum(total, 1), np.nan)
-        out[:, part * _BINS : (part + 1) * _BINS] = share
-    return out
+    # patches of trunk and thighs, bilinear, a-b above and d-c below; without the lower points a
+    # square of the upper ones
+    a, b, c, d = (points[:, k] for k in _CORNERS)  # (M, 2, 2)
+    down = np.where(np.isfinite(c + d), (c + d - a - b) / 2, _down(b - a) * 1.4)
+    xy = a[:, :, None] + (b - a)[:, :, None] * _U + (_FALL * down)[:, :, None] * _V
+    ok = np.isfinite(xy).all(-1)
+    at = np.rint(np.where(ok[..., None], xy, -1)).astype(np.int64)
+    x, y = at[..., 0], at[..., 1]
+    ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)
+    pixel = frame.pixels(np.where(ok, y, 0), np.where(ok, x, 0))
+    row = np.arange(2 * len(points)).reshape(-1, 2, 1) * _BINS
+    count = np.bincount((row + _colour_bins(pixel))[ok], minlength=out.size).reshape(-1, 2, _BINS)
+    total = count.sum(-1, keepdims=True)
+    share = np.where(total >= 15, count / np.maximum(total, 1), np.nan)
+    return np.asarray(share.reshape(out.shape))
 
 
 def _down(across: Float) -> Float:
-    """Return the vector across shoulders turned a quarter towards the feet (image y down)."""
-    turned = np.stack([-across[:, 1], across[:, 0]], -1)
-    return np.asarray(np.where(turned[:, 1:] < 0, -turned, turned))
+    """Return the vectors across shoulders turned a quarter towards the feet (image y down)."""
+    turned = across[..., ::-1] * np.array([-1.0, 1.0])
+    return np.asarray(np.where(turned[..., 1:] < 0, -turned, turned))
 
 
 def _colour_bins(bgr: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -80,13 +82,13 @@ def _colour_bins(bgr: NDArray[np.uint8]) -> NDArray[np.intp]:
 def colour_distances(a: Sequence[Float | None], b: Sequence[Float | None]) -> Float:
     """Return the Bhattacharyya distances (A, B) in [0, 1]; 0.5 where nothing common is known."""
     nothing = np.full(2 * _BINS, np.nan)
-    p = np.stack([nothing if v is None else v for v in a]).reshape(-1, 2, _BINS)
-    q = np.stack([nothing if v is None else v for v in b]).reshape(-1, 2, _BINS)
+    p = np.array([nothing if v is None else v for v in a]).reshape(-1, 2, _BINS)
+    q = np.array([nothing if v is None else v for v in b]).reshape(-1, 2, _BINS)
     known_p, known_q = np.isfinite(p[..., 0]), np.isfinite(q[..., 0])
     p, q = (np.sqrt(np.where(k[..., None], v, 0)) for v, k in ((p, known_p), (q, known_q)))
     overlap = p.swapaxes(0, 1) @ q.transpose(1, 2, 0)  # (2, A, B)
     both = (known_p.T[:, :, None] & known_q.T[:, None]).astype(float)
-    distance = np.sqrt(np.clip(1 - overlap, 0, 1)) * both
+    distance = np.sqrt(np.minimum(np.maximum(1 - overlap, 0), 1)) * both
     n = both.sum(0)
     return np.asarray(np.where(n > 0, distance.sum(0) / np.maximum(n, 1), 0.5))
 
@@ -120,7 +122,10 @@ def thumbnail(frame: Frame) -> Float:
 
 def unlike(old: Float, new: Float) -> float:
     """Return how little two thumbnails have in common, 0 (same) to 1; even ones tell nothing: 0."""
-    if old.shape != new.shape or old.std() < 4 or new.std() < 4:
+    if old.shape != new.shape:
         return 0.0
     a, b = old - old.mean(), new - new.mean()
-    return float(1 - max((a * b).mean() / (a.std() * b.std()), 0.0))
+    spread_a, spread_b = (float(np.sqrt((c * c).mean())) for c in (a, b))
+    if spread_a < 4 or spread_b < 4:
+        return 0.0
+    return 1 - max(float((a * b).mean()) / (spread_a * spread_b), 0.0)

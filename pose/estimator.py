@@ -165,7 +165,7 @@ class Follower:
         """Return the people of this frame in the order of their ids."""
         frame = detections.frame
         start = time.perf_counter()
-        people = [p for p in detections.people if _sane(p)]
+        people = _sane(detections.people)
         if self.config.still:
             self._tracker.forget()
         people = self._regrouped(people, frame)
@@ -215,7 +215,7 @@ class Follower:
             return people
         places = self._tracker.regrouped(frame.time_s, people)
         kept, anew = rearranged(people, places)
-        return kept + [p for p in self._lift(anew, frame.camera) if _sane(p)] if anew else kept
+        return kept + _sane(self._lift(anew, frame.camera)) if anew else kept
 
     def _exchange(self, matches: Matches) -> None:
         """Make the rows of tracks that begin or end empty; keep bodies for people who return."""
@@ -258,14 +258,14 @@ class Follower:
         if not people:
             return np.zeros((0, 3)), np.zeros((0, _J, 4))
         camera = frame.camera
-        px = np.stack([p.seen.joints_px for p in people]).astype(float)
+        px = np.array([p.seen.joints_px for p in people], float)
         evidence = Evidence(
-            np.stack([p.joints_rel_m for p in people]).astype(float),
-            np.stack([p.sigma_m for p in people]).astype(float),
-            np.stack([p.root_m for p in people]).astype(float),
+            np.array([p.joints_rel_m for p in people], float),
+            np.array([p.sigma_m for p in people], float),
+            np.array([p.root_m for p in people], float),
             np.array([p.root_sigma_m for p in people], float),
             camera.image_to_rays(px)[..., :2],
-            np.stack([p.seen.confidence for p in people]).astype(float),
+            np.array([p.seen.confidence for p in people], float),
             camera.width / 512 / float(camera.K[0, 0]),
             np.array([p.size_error for p in people], float),
         )
@@ -276,8 +276,10 @@ class Follower:
         root: Float, rotations: Float,
     ) -> None:  # fmt: skip
         """Tell the tracks of people partly seen where the rest of the body is in the picture."""
-        part = np.array([not np.isfinite(p.seen.joints_px).all() for _, p in pairs], bool)
-        if self._lift is None or not part.any():
+        if self._lift is None or not pairs:
+            return
+        part = ~np.isfinite(np.array([p.seen.joints_px for _, p in pairs])).all((1, 2))
+        if not part.any():
             return
         offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows[part]])
         body = sk.marks(sk.forward(root[part], rotations[part], offsets)[0])
@@ -304,7 +306,7 @@ class Follower:
         root: Float, rotations: Float,
     ) -> list[TrackedPerson]:  # fmt: skip
         now = frame.time_s
-        px = np.stack([p.seen.joints_px for _, p in pairs]).astype(float)
+        px = np.array([p.seen.joints_px for _, p in pairs], float)
         size = np.array([t.size_px for t, _ in pairs])[:, None, None]
         if self._pixels is not None:
             px = self._pixels(px, now, rows, unit=size)
@@ -315,7 +317,7 @@ class Follower:
         else:
             rotations, points = self._feet.plant(rows, root, rotations, offsets, now)
             joints = points[:, :_J]
-        confidence = np.stack([p.seen.confidence for _, p in pairs])
+        confidence = np.array([p.seen.confidence for _, p in pairs])
         seen = shown_joints(confidence)
         self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])
         state = joint_states(seen, now - self._joint_time[rows] <= self.config.max_gap_s)
@@ -365,14 +367,19 @@ class Estimator:
         return self.follower(self.detector([frame])[0])
 
 
-def _sane(person: Person3D) -> bool:
-    """Return whether all numbers are finite and the body is one that can stand in a picture."""
-    numbers = (person.joints_rel_m, person.sigma_m, person.root_m)
-    if not all(np.isfinite(a).all() for a in numbers) or not np.isfinite(person.root_sigma_m):
-        return False
-    if not _NEAR_M < person.root_m[2] < _FAR_M or not np.isfinite(person.seen.score):
-        return False
-    return bool(np.abs(person.joints_rel_m).max() < 3.0 and (person.seen.confidence > 0).any())
+def _sane(people: Sequence[Person3D]) -> list[Person3D]:
+    """Return those whose numbers are finite and whose bodies can stand in a picture."""
+    if not people:
+        return []
+    joints = np.array([p.joints_rel_m for p in people])
+    sigma = np.array([p.sigma_m for p in people])
+    root = np.array([p.root_m for p in people])
+    single = np.array([(p.root_sigma_m, p.seen.score) for p in people])
+    confidence = np.array([p.seen.confidence for p in people])
+    sane = (np.abs(joints) < 3.0).all((1, 2)) & (confidence > 0).any(1)  # no NaN is below 3
+    sane &= np.isfinite(sigma).all(1) & np.isfinite(root).all(1) & np.isfinite(single).all(1)
+    sane &= (root[:, 2] > _NEAR_M) & (root[:, 2] < _FAR_M)
+    return [p for p, good in zip(people, sane.tolist()) if good]
 
 
 def _boxes(points: Float) -> Float:

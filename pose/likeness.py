@@ -32,7 +32,7 @@ def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
     Object keypoint similarity with `size` (A, B) px as the root of the area; `slack` (A,) widens
     the tolerance. Pairs without common points get 0; few common points count less.
     """
-    d2 = ((a[:, None] - b[None]) ** 2).sum(-1)
+    d2 = (a[:, None, :, 0] - b[..., 0]) ** 2 + (a[:, None, :, 1] - b[..., 1]) ** 2
     both = np.isfinite(d2)
     spread = 2 * OKS_SIGMAS.astype(float) * 1.5
     wide = np.broadcast_to(np.asarray(slack, float), (len(a),))[:, None, None]

@@ -36,7 +36,8 @@ def _bone_distance() -> NDArray[np.intp]:
     return d
 
 
-_DISTANCE = _bone_distance()
+_CLOSE = _bone_distance() <= _BONES_MAX
+_SHOWN = np.array(SHOWN_BY)
 
 
 def shown_joints(confidence: Float) -> NDArray[np.bool_]:
@@ -44,8 +45,7 @@ def shown_joints(confidence: Float) -> NDArray[np.bool_]:
 
     Mid-head counts as seen with an ear, nose or eye; spine, hands and feet have no 2D joint.
     """
-    shown = np.array(SHOWN_BY)
-    seen = (confidence[:, np.maximum(shown, 0)] > 0) & (shown >= 0)
+    seen = (confidence[:, np.maximum(_SHOWN, 0)] > 0) & (_SHOWN >= 0)
     seen[:, JOINTS.index("head")] = (confidence[:, :5] > 0).any(-1)
     return np.asarray(seen)
 
@@ -57,7 +57,7 @@ def joint_states(seen: NDArray[np.bool_], recent: NDArray[np.bool_]) -> NDArray[
     never, but a joint at most three bones away is seen; else missing. The pelvis, being the root,
     is never missing while anything is seen.
     """
-    near = np.where(seen[:, None, :], _DISTANCE[None], 99).min(-1) <= _BONES_MAX
+    near = seen @ _CLOSE
     near[:, ROOT] |= seen.any(-1)
     state = np.where(near, INFERRED, MISSING)
     state = np.where(recent, EXTRAPOLATED, state)

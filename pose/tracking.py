@@ -297,14 +297,14 @@ class Tracker:
         moved = old & (dt > 1e-3) & (dt <= self._config.max_gap_s)
         step = np.where(moved, dt, 1.0)[:, None]
         gain = np.where(moved, np.minimum(1, dt / 0.1), 0)[:, None]
-        last = np.stack([t.points_px if t.hits else p for t, p in zip(tracks, points)])
+        last = np.array([t.points_px if t.hits else p for t, p in zip(tracks, points)])
         both = np.isfinite(points) & np.isfinite(last)
         n = both[..., 0].sum(-1)[:, None]
         drift = np.where(both, points - last, 0).sum(1) / np.maximum(n, 1) / step
-        v_px = np.stack([t.velocity_px for t in tracks])
+        v_px = np.array([t.velocity_px for t in tracks])
         v_px = v_px + np.where(n >= 3, gain, 0) * (drift - v_px)
-        v_m = np.stack([t.velocity_m for t in tracks])
-        speed = (roots - np.stack([t.root_m for t in tracks])) / step
+        v_m = np.array([t.velocity_m for t in tracks])
+        speed = (roots - np.array([t.root_m for t in tracks])) / step
         top = np.maximum(np.linalg.norm(speed, axis=-1, keepdims=True), 1e-6)
         speed *= np.minimum(1.0, self._config.speed_max_m_s / top)
         v_m = v_m + gain * (speed - v_m)
@@ -338,17 +338,17 @@ class Tracker:
             return nothing, nothing
         gap = np.array([now - t.seen_s for t in tracks])
         ahead = np.minimum(gap, 0.4)[:, None]  # nobody keeps a velocity for longer
-        last = np.stack([t.points_px for t in tracks])
-        shift = np.stack([t.velocity_px for t in tracks]) * ahead
+        last = np.array([t.points_px for t in tracks])
+        shift = np.array([t.velocity_px for t in tracks]) * ahead
         size = np.maximum(np.array([t.size_px for t in tracks])[:, None], seen.sizes[None])
         slack = 1 + 3 * np.minimum(gap, 1.0)  # less sure the longer not seen
         near = oks(last + shift[:, None], seen.points, size, slack)
         if (near.max(1) < 0.5).any():  # somebody jumped, or left and right were exchanged
             near = alike(last + shift[:, None], seen.points, size, slack)
-        pose = np.stack([t.pose_m for t in tracks])
+        pose = np.array([t.pose_m for t in tracks])
         apart = np.linalg.norm(pose[:, None] - seen.poses[None], axis=-1).mean(-1)
-        root = np.stack([t.root_m for t in tracks])
-        expected = root + np.stack([t.velocity_m for t in tracks]) * ahead
+        root = np.array([t.root_m for t in tracks])
+        expected = root + np.array([t.velocity_m for t in tracks]) * ahead
         away = expected[:, None] - seen.roots[None]
         # depth is the uncertain coordinate: a quarter of the weight of the others
         walked = np.hypot(np.hypot(away[..., 0], away[..., 1]), 0.25 * away[..., 2])

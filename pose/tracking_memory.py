@@ -204,7 +204,7 @@ def recognise(
 def _place(track: Track, away: Sequence[Track], now: float, config: TrackingConfig) -> Float:
     """Return how much (N,) a track is where and as people were last seen, if that is not long."""
     gap = np.array([now - t.seen_s for t in away])
-    last = np.stack([t.points_px for t in away])
+    last = np.array([t.points_px for t in away])
     size = np.array([[max(t.size_px, track.size_px)] for t in away])
     near = alike(last, track.points_px[None], size, 2.0)[:, 0]
     return np.where(gap <= config.place_s, near, 0.0)
@@ -217,4 +217,5 @@ def assign(cost: Float, cost_max: float) -> list[tuple[int, int]]:
     if not cost.size:
         return []
     rows, columns = linear_sum_assignment(np.where(cost < cost_max, cost, 1e3))
-    return [(int(i), int(j)) for i, j in zip(rows, columns) if cost[i, j] < cost_max]
+    good = cost[rows, columns] < cost_max
+    return list(zip(rows[good].tolist(), columns[good].tolist(), strict=True))

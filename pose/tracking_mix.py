@@ -85,7 +85,8 @@ def regrouped(points: Float, expected: Expected, config: MixConfig) -> tuple[Int
     if not m_count or not t_count:
         return same, nothing
     sizes = expected.sizes[:, None]
-    away = ((expected.points[:, None] - points) ** 2).sum(-1) / sizes[..., None] ** 2
+    x, y = (expected.points[:, None, :, i] - points[..., i] for i in (0, 1))
+    away = (x * x + y * y) / sizes[..., None] ** 2
     away = np.where(np.isfinite(away), away, np.inf)
     near = oks(expected.points, points, np.broadcast_to(sizes, (t_count, m_count)))
     own = np.full(t_count, -1)
@@ -121,30 +122,26 @@ def _takes(sides: _Sides, step_s: float, config: MixConfig) -> Int:
     two = (config.two * max(1.0, 30 * step_s) ** 2) ** 2
     away, own, paired = sides.away, sides.own, sides.paired
     t_count, m_count, k_count = away.shape
-    mine = np.zeros((t_count, m_count), bool)
-    mine[paired, own[paired]] = True
     has = np.zeros((t_count, k_count), bool)
     has[paired] = sides.seen[own[paired]]
     lacking = np.where(sides.close & ~has[:, None], away, np.inf).min(0)  # (M, K)
     held = np.full((m_count, k_count), np.inf)  # how far a joint is from the place of its holder
     held[own[paired]] = away[paired, own[paired]]
-    holder = np.zeros(m_count, bool)
-    holder[own[paired]] = True
     plain = held > config.times**2 * np.maximum(lacking, config.one**2 / 4)
     keeps = np.where(np.isfinite(lacking) & plain, -_CAP, two)
-    takes = np.full((t_count, k_count), -1)
-    takes[paired] = np.where(has[paired], own[paired][:, None], -1)
-    for k in np.flatnonzero(sides.close.any((0, 1))):
-        close = sides.close[:, :, k]
-        rows = np.flatnonzero(close.any(1) | has[:, k])
-        columns = np.flatnonzero(close.any(0) | (holder & sides.seen[:, k]))
-        some = np.ix_(rows, columns)
-        jump = np.minimum(away[:, :, k][some], _CAP)
-        value = np.where(close[some], _CAP - jump, -1.0)
-        value = np.where(mine[some], _CAP - jump + keeps[columns, k], value)
-        takes[rows, k] = -1
-        for i, j in assign(-value, 0.0):
-            takes[rows[i], k] = columns[j]
+    shared = sides.close.any((0, 1))
+    value = np.where(sides.close, _CAP - np.minimum(away, _CAP), -1.0)
+    # of one's own reading, also where it is far from the place expected
+    here = _CAP - np.minimum(away[paired, own[paired]], _CAP) + keeps[own[paired]]
+    value[paired, own[paired]] = np.where(has[paired], here, -1.0)
+    best = value.argmax(1)
+    takes = np.where(value.max(1) > 0, best, -1)
+    takes[:, ~shared] = np.where(has, own[:, None], -1)[:, ~shared]
+    order = np.sort(takes, 0)
+    for k in np.flatnonzero(((order[1:] == order[:-1]) & (order[1:] >= 0)).any(0) & shared):
+        takes[:, k] = -1  # two want the same joint
+        for t, m in assign(-value[:, :, k], 0.0):
+            takes[t, k] = m
     return takes
 
 

@@ -61,7 +61,7 @@ def shared_out(
     numbers = np.array([p.seen.part_numbers for p in people]).reshape(places.shape)
     known = [t for t in tracks if t.hits >= 3 and 0 <= now - t.seen_s < limits.parts_s]
     if known and (np.where(places >= 0, numbers != numbers.max(1, keepdims=True), False)).any():
-        config, unseen = PartsConfig(), now - np.stack([t.joint_s for t in known])
+        config, unseen = PartsConfig(), now - np.array([t.joint_s for t in known])
         sizes = np.array([t.size_px for t in known])
         expected = _ahead(known, now, unseen > limits.body_s)
         places = reunited(points, numbers, expected, sizes, config.spread(unseen), config)
@@ -69,8 +69,8 @@ def shared_out(
     if not sure:
         return places
     last = _ahead(sure, now)
-    unknown = now - np.stack([t.joint_s for t in sure]) >= limits.joint_s
-    unknown |= np.stack([t.borrowed_s for t in sure]) > limits.borrow_s
+    unknown = now - np.array([t.joint_s for t in sure]) >= limits.joint_s
+    unknown |= np.array([t.borrowed_s for t in sure]) > limits.borrow_s
     last = np.where(unknown[..., None], np.nan, last)
     near = Expected(last, np.array([t.size_px for t in sure]), step_s)
     points = np.where((places >= 0)[..., None], points[places, joints], np.nan)
@@ -87,18 +87,18 @@ def _ahead(tracks: Sequence[Track], now: float, hidden: NDArray[np.bool_] | None
     """
     # nobody keeps a velocity for longer than 0.4 s
     gap = np.minimum(np.array([now - t.seen_s for t in tracks]), 0.4)[:, None]
-    shift = np.stack([t.velocity_px for t in tracks]) * gap
-    last = np.stack([t.points_px for t in tracks])
+    shift = np.array([t.velocity_px for t in tracks]) * gap
+    last = np.array([t.points_px for t in tracks])
     if hidden is not None:
-        body = np.stack([p if t.body_px is None else t.body_px for t, p in zip(tracks, last)])
+        body = np.array([p if t.body_px is None else t.body_px for t, p in zip(tracks, last)])
         last = np.where(hidden[..., None] & np.isfinite(body), body, last)
     return np.asarray(last + shift[:, None])
 
 
 def rearranged(people: Sequence[Person3D], places: Int) -> tuple[list[Person3D], list[Person2D]]:
     """Return the people who stay as they are, and those made anew, by `places` of `shared_out`."""
-    confidence = np.stack([p.seen.confidence for p in people])
-    px = np.stack([p.seen.joints_px for p in people])
+    confidence = np.array([p.seen.confidence for p in people])
+    px = np.array([p.seen.joints_px for p in people])
     there, taken = np.isfinite(px[..., 0]), places >= 0
     source = places.max(1)  # the reading that a row is, if it is one as it was
     same = (taken == there[source]).all(1) & ((places == source[:, None]) | ~taken).all(1)
@@ -144,14 +144,14 @@ def reunited(
     slots = np.zeros((len(first), points.shape[1]), bool)
     slots[unit, joint] = True
     error = expected[:, joint] - points[reading, joint]
-    square = (error**2).sum(-1) / sizes[:, None] ** 2
+    error *= error
+    square = (error[..., 0] + error[..., 1]) / sizes[:, None] ** 2
     variance = spread[:, joint] ** 2
     known = np.isfinite(square)
     value = -square / (2 * variance) - np.log(2 * math.pi * variance)
     value = np.where(known, np.maximum(value, -config.against_max), 0.0)
-    gain, against = np.zeros((2, len(first), people))
-    np.add.at(gain, unit, value.T)
-    np.add.at(against, unit, config.keep * known.T)
+    parts = (unit == np.arange(len(first))[:, None]).astype(float)
+    gain, against = parts @ value.T, config.keep * (parts @ known.T)
     owner, taken = _owners(gain, slots)
     size = slots.sum(1)
     for m in np.unique(of[owner < 0]):
@@ -184,10 +184,9 @@ def _owners(gain: Float, slots: NDArray[np.bool_]) -> tuple[Int, NDArray[np.bool
         if not pairs:
             u = int(best.argmax())
             pairs = [(u, int(free[u].argmax()))]
-        for u, t in pairs:
-            owner[u] = t
-            taken[t] |= slots[u]
-            free[u] = -1.0
-        for t in {t for _, t in pairs}:
-            free[(slots & taken[t]).any(1), t] = -1.0
+        units, whose = (list(side) for side in zip(*pairs, strict=True))
+        owner[units] = whose
+        taken[whose] |= slots[units]
+        free[units] = -1.0
+        free[slots @ taken.T] = -1.0  # who has such a joint already
     return owner, taken
