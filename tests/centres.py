@@ -118,9 +118,9 @@ WAYS: dict[str, Callable[[Answer, GroupingConfig], list[Person2D]]] = {
 def of_network(
     net: StageOne, layer: nn.Module, photos: Sequence[Photo], size: tuple[int, int]
 ) -> Iterator[Answer]:
-    """Yield what the network answers for photos at this input size (width, height)."""
+    """Yield what the network answers for decoded photos at this input size (width, height)."""
     for item in photos:
-        image, to_image = letterbox(np.asarray(decoded(item).picture), size[1], size[0])
+        image, to_image = letterbox(np.asarray(item.picture), size[1], size[0])
         x = torch.from_numpy(image[None]).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
             f = net.features(x)
@@ -133,7 +133,7 @@ def of_labels(photos: Sequence[Photo], size: tuple[int, int]) -> Iterator[Answer
     """Yield perfect maps at this input size (width, height)."""
     perfect = scores.of_labels(*size)
     for item in photos:
-        output = perfect([decoded(item)])[0]
+        output = perfect([item])[0]
         _, h, w = output.heatmaps.shape
         px = scores._to_cells(item.joints_px[..., :2].astype(float), output.to_image) * 8 + 3.5
         n = len(px)
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     layer = centre_of(kept["weight"].shape[1])
     layer.load_state_dict({k: v.float() for k, v in kept.items()})
     every = (p for a in args.val for p in readers.open_source(a))
-    photos = [p for p in every if not p.source.startswith("lsp")]
+    photos = [decoded(p) for p in every if not p.source.startswith("lsp")]
     head = ("maps", "people by", "AP", "AP50", "missed", "merged", "invented")
     sys.stdout.write("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|\n")
     for title, answers in (

@@ -72,10 +72,13 @@ def _half(net: nn.Module) -> dict[str, torch.Tensor]:
 def save_arrays(path: Path, weights: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Write weights to train on from as plain arrays (.npz), floats in half precision.
 
-    about: numbers and texts that belong to them; `backbone` and `width` rebuild the network.
+    about: numbers and texts that belong to them; `backbone` and `width` rebuild the network; a
+    layer that answers centres, "centre", is kept too.
     """
     arrays: dict[str, Any] = {
-        f"ema/{k}": (v.half() if v.is_floating_point() else v).numpy() for k, v in weights.items()
+        f"{part}/{k}": (v.half() if v.is_floating_point() else v).numpy()
+        for part, layers in (("ema", weights), ("centre", about.get("centre") or {}))
+        for k, v in layers.items()
     }
     told = {k: v for k, v in about.items() if isinstance(v, (int, float, str))}
     part = path.with_name(path.name + ".part")
@@ -88,13 +91,17 @@ def _from_arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as z:
             about = json.loads(str(z["about"]))
-            weights = {k[4:]: torch.from_numpy(z[k]) for k in z.files if k.startswith("ema/")}
+            found: dict[str, dict[str, torch.Tensor]] = {"ema": {}}
+            for k in z.files:
+                part, slash, name = k.partition("/")
+                if slash:
+                    found.setdefault(part, {})[name] = torch.from_numpy(z[k])
         if not isinstance(about, dict):
             raise ValueError("about is no table")
     except ARCHIVE_DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} cannot be read as weights ({reason}): check --init") from None
-    return {**about, "ema": weights}
+    return {**about, **found}
 
 
 def join(listing: Path, out: Path | None = None) -> tuple[Path, str]:

@@ -96,6 +96,8 @@ def test_centres_are_learnt_beside_and_kept(tmp_path):
     loop.train(replace(recipe, steps=2), held, [], [], tmp_path, resume=True)
     after = checkpoints.read(tmp_path / "last.pt")["centre"]["weight"]
     assert 0 < (after - before).abs().max() < 0.1
-    again = loop._Run(recipe, held, tmp_path / "b", tmp_path / "ema.pt", False, None, None)
+    net, about = checkpoints.network(tmp_path / "ema.pt")
+    checkpoints.save_arrays(tmp_path / "start.npz", net.state_dict(), about)
+    again = loop._Run(recipe, held, tmp_path / "b", tmp_path / "start.npz", False, None, None)
     kept = checkpoints.read(tmp_path / "ema.pt")["centre"]["weight"]
     assert torch.equal(again.student.centre.weight, kept.float())
