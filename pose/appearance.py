@@ -45,7 +45,7 @@ def appearance(frame: Frame, points: Float) -> Float:
     a, b, c, d = (points[:, k] for k in _CORNERS)  # (M, 2, 2)
     down = np.where(np.isfinite(c + d), (c + d - a - b) / 2, _down(b - a) * 1.4)
     xy = a[:, :, None] + (b - a)[:, :, None] * _U + (_FALL * down)[:, :, None] * _V
-    ok = np.isfinite(xy).all(-1)
+    ok = np.asarray(np.isfinite(xy).all(-1))
     at = np.rint(np.where(ok[..., None], xy, -1)).astype(np.int64)
     x, y = at[..., 0], at[..., 1]
     ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)

@@ -110,10 +110,11 @@ class Feet:
         speed = np.where(known[:, None, None], self._speed[rows], 0.0)
         gain = (step / (step + c.speed_s))[..., None]
         speed = np.where(moved, speed + gain * (raw - speed), speed)
-        rate = np.linalg.norm(speed, axis=-1)
+        rate = np.sqrt(np.vecdot(speed, speed))
         anchor = self._anchor[rows]
         stood = self._stands[rows] & known[:, None]
-        away = np.linalg.norm(feet - anchor, axis=-1)
+        moved_off = feet - anchor
+        away = np.sqrt(np.vecdot(moved_off, moved_off))
         # of the two ankles, and of the two toes: y is down
         height = feet[:, [2, 3, 0, 1], 1] - feet[..., 1]
         goes = (rate > c.fast_m_s) | (away > c.away_m)

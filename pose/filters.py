@@ -184,10 +184,8 @@ class OneEuro:
             change[~old] = 0.0
             speed[~old] = 0.0
         speed += gain * (change - speed)
-        if self._joint_speed:
-            rate = np.sqrt((speed * speed).sum(-1, keepdims=True))
-        else:
-            rate = np.abs(speed)
+        joint = self._joint_speed
+        rate = np.sqrt(np.vecdot(speed, speed))[..., None] if joint else np.abs(speed)
         rate = np.maximum(rate / unit - s.rest_speed, 0)
         out = last + _gain(s.min_cutoff_hz + s.beta * rate, step) * (value - last)
         if not all_old:

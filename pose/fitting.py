@@ -295,7 +295,7 @@ def _misfit(residual: Float, ease: Float) -> Float:
 
     That is (N, 2) the median, and the third largest of residuals times `ease` (N, J).
     """
-    away = np.sqrt((residual * residual).sum(-1))
+    away = np.sqrt(np.vecdot(residual, residual))
     eased = away * ease
     away.partition(_J // 2, axis=-1)  # _J is odd
     eased.partition(_J - _LIMB, axis=-1)
@@ -332,7 +332,7 @@ def _iterate(
     depth = np.maximum(root[:, 2:], 0.1)
     error = (q[..., 1:] - m.rays) * depth[..., None]
     weight = m.share / (w.image_m + m.pixel * depth + m.doubt_m)
-    outlier = 1 + (error * error).sum(-1) / w.image_outlier_m**2
+    outlier = 1 + np.vecdot(error, error) / w.image_outlier_m**2
     weight *= (shown[..., 2] > 0.1) / np.sqrt(outlier)
     np.multiply(error, weight[..., None], out=r[:, split:].reshape(n, _K, 2))
     q *= (weight * depth / z)[..., None]

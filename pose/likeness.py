@@ -14,6 +14,8 @@ from manypose.pose.records import Person3D
 
 Float = NDArray[np.floating[Any]]
 
+_SPREAD = 2 * OKS_SIGMAS.astype(float) * 1.5
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
@@ -34,9 +36,8 @@ def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
     """
     d2 = (a[:, None, :, 0] - b[..., 0]) ** 2 + (a[:, None, :, 1] - b[..., 1]) ** 2
     both = np.isfinite(d2)
-    spread = 2 * OKS_SIGMAS.astype(float) * 1.5
     wide = np.broadcast_to(np.asarray(slack, float), (len(a),))[:, None, None]
-    scale = (size[..., None] * spread * wide) ** 2
+    scale = (size[..., None] * _SPREAD * wide) ** 2
     e = np.where(both, np.exp(-np.where(both, d2, 0) / (2 * scale)), 0)
     n = both.sum(-1)
     return np.asarray(e.sum(-1) / np.maximum(n, 1) * np.minimum(1, n / 3))

@@ -231,7 +231,7 @@ def conjugate(q: Float) -> Float:
 
 def exp_map(vector: Float) -> Float:
     """Return the quaternions (..., 4) of rotation vectors (..., 3), rad."""
-    half = 0.5 * np.sqrt((vector * vector).sum(-1, keepdims=True))
+    half = 0.5 * np.sqrt(np.vecdot(vector, vector))[..., None]
     safe = np.maximum(half, 1e-9)
     out = np.empty((*vector.shape[:-1], 4))
     np.multiply(vector, 0.5 * np.sin(safe) / safe, out=out[..., :3])
@@ -242,7 +242,7 @@ def exp_map(vector: Float) -> Float:
 def log_map(q: Float) -> Float:
     """Return the rotation vectors (..., 3), rad, of quaternions (..., 4); at most half a turn."""
     v, w = q[..., :3], q[..., 3:]
-    s = np.maximum(np.sqrt((v * v).sum(-1, keepdims=True)), 1e-9)
+    s = np.maximum(np.sqrt(np.vecdot(v, v)), 1e-9)[..., None]
     return np.asarray(v * np.copysign(2 * np.arctan2(s, np.abs(w)) / s, w))
 
 
@@ -364,12 +364,13 @@ def step(root_m: Float, rotations: Float, change: Float) -> tuple[Float, Float]:
 
 def normalised(rotations: Float) -> Float:
     """Return rotations (N, J, 4) of length one, wrists and ankles freed of twist."""
-    q = rotations / np.sqrt((rotations * rotations).sum(-1, keepdims=True))
+    q = rotations / np.sqrt(np.vecdot(rotations, rotations))[..., None]
     part = q[:, _TWO]
     back = np.empty_like(part)  # the twist about the bone, undone
-    np.multiply((part[..., :3] * _TWO_TWIST).sum(-1, keepdims=True), -_TWO_TWIST, out=back[..., :3])
+    about = np.vecdot(part[..., :3], _TWO_TWIST)[..., None]
+    np.multiply(about, -_TWO_TWIST, out=back[..., :3])
     back[..., 3] = part[..., 3]
-    n = np.sqrt((back * back).sum(-1, keepdims=True))
+    n = np.sqrt(np.vecdot(back, back))[..., None]
     none = n <= 1e-6
     if none.any():
         back, n = np.where(none, np.array([0.0, 0, 0, 1]), back), np.where(none, 1.0, n)

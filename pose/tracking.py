@@ -346,7 +346,8 @@ class Tracker:
         if (near.max(1) < 0.5).any():  # somebody jumped, or left and right were exchanged
             near = alike(last + shift[:, None], seen.points, size, slack)
         pose = np.array([t.pose_m for t in tracks])
-        apart = np.linalg.norm(pose[:, None] - seen.poses[None], axis=-1).mean(-1)
+        change = pose[:, None] - seen.poses
+        apart = np.sqrt(np.vecdot(change, change)).mean(-1)
         root = np.array([t.root_m for t in tracks])
         expected = root + np.array([t.velocity_m for t in tracks]) * ahead
         away = expected[:, None] - seen.roots[None]

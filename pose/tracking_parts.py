@@ -102,14 +102,17 @@ def rearranged(people: Sequence[Person3D], places: Int) -> tuple[list[Person3D],
     there, taken = np.isfinite(px[..., 0]), places >= 0
     source = places.max(1)  # the reading that a row is, if it is one as it was
     same = (taken == there[source]).all(1) & ((places == source[:, None]) | ~taken).all(1)
-    known = [p.seen.encoding for p in people if p.seen.encoding is not None]
-    bones = np.stack(known) if len(known) == len(people) else None
+    bones = [p.seen.encoding for p in people if p.seen.encoding is not None]
     worth = np.array([p.seen.score for p in people]) / np.sqrt(np.maximum(there.sum(1), 1))
     joints, anew = np.arange(places.shape[1]), []
     for place in places[~same & (taken.sum(1) >= 2)]:
         own = place >= 0
         score = float(worth[place[own]].mean()) * float(np.sqrt(own.sum()))
-        encoding = None if bones is None else np.where(own[:, None], bones[place, joints], np.nan)
+        encoding = None
+        if len(bones) == len(people):  # large: nothing is copied but what is taken
+            encoding = np.full_like(bones[0], np.nan)
+            for m in set(place[own].tolist()):
+                encoding[place == m] = bones[m][place == m]
         found = np.where(own[:, None], px[place, joints], np.nan)
         sure = np.where(own, confidence[place, joints], 0)
         anew.append(Person2D(found, sure, min(1.0, score), encoding))

@@ -45,12 +45,14 @@ def parts(seen: Seen, weak: Mask, sound: Mask) -> Mask:
     i, j = np.flatnonzero(weak), np.flatnonzero(sound)
     if not len(i) or not len(j):
         return out
-    a, b = seen.points[j][:, _LIMBS[:, 0]], seen.points[j][:, _LIMBS[:, 1]]  # (J, L, 2)
-    p = seen.points[i][:, None, :, None]  # (I, 1, K, 1, 2)
-    along = b - a
-    length = np.maximum((along**2).sum(-1), 1e-6)
-    t = np.clip(((p - a[:, None]) * along[:, None]).sum(-1) / length[:, None], 0, 1)
-    away2 = ((p - a[:, None] - t[..., None] * along[:, None]) ** 2).sum(-1)  # (I, J, K, L)
+    ax, ay = seen.points[j][:, None, _LIMBS[:, 0]].transpose(3, 0, 1, 2)  # (J, 1, L)
+    bx, by = seen.points[j][:, None, _LIMBS[:, 1]].transpose(3, 0, 1, 2)
+    px, py = seen.points[i][:, None, :, None].transpose(4, 0, 1, 2, 3)  # (I, 1, K, 1)
+    ux, uy = bx - ax, by - ay
+    dx, dy = px - ax, py - ay
+    t = (dx * ux + dy * uy) / np.maximum(ux * ux + uy * uy, 1e-6)
+    t = np.minimum(np.maximum(t, 0), 1)
+    away2 = (dx - t * ux) ** 2 + (dy - t * uy) ** 2  # (I, J, K, L)
     nearest = np.where(np.isfinite(away2), away2, np.inf).min(-1)
     there = np.isfinite(seen.points[i][..., 0])
     on = nearest < (_PART_NEAR * seen.sizes[j][None, :, None]) ** 2
