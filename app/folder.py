@@ -53,15 +53,20 @@ def old_meta(folder: Path) -> dict[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
+def remove_overlay(folder: Path) -> None:
+    """Remove the overlay of an earlier run, of either kind."""
+    for drawn in (folder / "overlay.mp4", *folder.glob("overlay/*.jpg")):
+        drawn.unlink(missing_ok=True)
+
+
 def clear(folder: Path, old: Mapping[str, Any], *, keep_journal: bool) -> None:
     """Remove what an earlier run left, so that no stale file stands beside the new ones."""
     listed = (old.get("summary") or {}).get("outputs") or ()
     names = {*RESULTS, *(n for n in listed if isinstance(n, str) and n == Path(n).name)}
+    remove_overlay(folder)
     for name in names - {"overlay"}:
         (folder / name).unlink(missing_ok=True)
         (folder / f"{name}.part").unlink(missing_ok=True)
-    for drawn in folder.glob("overlay/*.jpg"):
-        drawn.unlink()
     for path in itertools.chain(*made_in(folder).values()):
         path.unlink()
     if not keep_journal:

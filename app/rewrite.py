@@ -10,6 +10,7 @@ import numpy as np
 
 from manypose.app.export import export_run
 from manypose.app.exports import Options, made_in
+from manypose.app.folder import remove_overlay
 from manypose.app.formats import WRITERS, Writer
 from manypose.app.formats.events import EventsWriter
 from manypose.app.formats.part import cannot_write, write_json
@@ -91,8 +92,6 @@ def refresh(folder: Path) -> None:
             file.unlink()
         export_run(folder, [name], options=Options.of(known.get(name) or {}))
         log.info("%s: made anew", name)
-    from manypose.app.formats.video import remove_overlay
-
     drawn = [n for n in ("overlay.mp4", "overlay") if (folder / n).exists()]
     if drawn and not _redrawn(stored):
         remove_overlay(folder)

@@ -28,9 +28,9 @@ from manypose.models.preprocess import letterbox
 from manypose.pose.records import UInt8
 
 OUTPUTS = ("heatmaps", "pafs", "encodings")
-SQNR_WANTED_DB = 16.0  # of AP, 17 cost 0.003 at most
+SQNR_WANTED_DB = 16.0
 # Pictures that noise is measured on: of eight, two without people decided the figure.
-TEST = 32
+TEST_PICTURES = 32
 # Share of each picture in the running range of an activation: the widest range of all pictures is
 # that of one rare outlier (Jacob et al. 2018, section 3.1).
 _NEW_RANGE = 0.02
@@ -228,11 +228,11 @@ def _prepared(
 ) -> tuple[UInt8, list[UInt8]]:
     """Return letter-boxed pictures to test with (N, h, w, 3) and to calibrate on."""
     width, height = json.loads(meta["manypose.input"])
-    found = load_pictures(images, count + TEST) if isinstance(images, Path) else images
-    boxed = [letterbox(p, height, width)[0] for _, p in zip(range(count + TEST), found)]
+    found = load_pictures(images, count + TEST_PICTURES) if isinstance(images, Path) else images
+    boxed = [letterbox(p, height, width)[0] for _, p in zip(range(count + TEST_PICTURES), found)]
     if not boxed:
         raise WeightsError("int8 needs pictures to calibrate on: give a folder of photographs")
-    held = min(TEST, max(1, len(boxed) // 4))
+    held = min(TEST_PICTURES, max(1, len(boxed) // 4))
     return np.stack(boxed[-held:]), boxed[:-held] or boxed
 
 

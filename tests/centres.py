@@ -102,8 +102,8 @@ def by_both(a: Answer, config: GroupingConfig) -> list[Person2D]:
     for q in group(a.output, config):
         seen = q.confidence > 0
         far = np.linalg.norm(told[:, seen] - q.joints_px[seen], axis=2).mean(1) / size
-        if len(far) and far.min() < _FAR:
-            best = int((far - 0.1 * a.heat[cells]).argmin())
+        best = int((far - 0.1 * a.heat[cells]).argmin()) if len(far) else -1
+        if best >= 0 and far[best] < _FAR:
             points = np.where(seen[:, None], q.joints_px, told[best])
             q = replace(q, joints_px=points, confidence=np.where(seen, q.confidence, _LITTLE))
         people.append(q)

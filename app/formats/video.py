@@ -33,14 +33,6 @@ def overlay_writer(folder: Path, meta: Mapping[str, Any]) -> Writer:
     return OverlayWriter(folder, meta)
 
 
-def remove_overlay(folder: Path) -> None:
-    """Remove the overlay of an earlier run, of either kind."""
-    (folder / "overlay.mp4").unlink(missing_ok=True)
-    if (folder / FOLDER).is_dir():
-        for picture in (folder / FOLDER).glob("*.jpg"):
-            picture.unlink()
-
-
 class StillsWriter:
     """Writes overlay/<name of the picture>.jpg for each photograph, in its own size."""
 

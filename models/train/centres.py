@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manypose.models.train.losses import heatmap_loss
-from manypose.models.train.targets import POSITIVE, People, window
+from manypose.models.train.targets import POSITIVE, People, biggest, window
 from manypose.pose.joints import INDEX_2D, JOINTS_2D
 from manypose.pose.targets import STRIDE
 
@@ -55,17 +55,7 @@ def draw(people: People, size: tuple[int, int, int]) -> Centres:
     value = torch.exp(-far2 / (2 * _SIGMA_CELLS**2)) * ok
     heat = torch.zeros(b * h * w, device=device)
     heat.scatter_reduce_(0, cell.flatten(), value.flatten(), "amax")
-    infinity = torch.full_like(cells, float("inf"))
-    low = torch.where(known[..., None], cells, infinity).amin(1)
-    high = torch.where(known[..., None], cells, -infinity).amax(1)
-    rank = torch.empty(len(cells), device=device)
-    order = torch.argsort((high - low).amax(-1), stable=True)
-    rank[order] = torch.arange(1.0, len(cells) + 1, device=device)
-    near = ok & (far2 <= _TOLD_CELLS**2)
-    claim = rank[n][:, None] * near
-    owner = torch.zeros(b * h * w, device=device)
-    owner.scatter_reduce_(0, cell.flatten(), claim.flatten(), "amax")
-    wins = near & (owner[cell] == claim)
+    wins = biggest(cells, known, n, cell, ok & (far2 <= _TOLD_CELLS**2), b * h * w)
     to, who = cell[wins], n[wins.nonzero()[:, 0]]
     here = torch.stack([to % w, to // w % h], 1).float()
     offsets = torch.zeros(b * h * w, _K, 2, device=device)

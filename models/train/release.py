@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     trained_on = args.trained_on or _sources(args.weights)
     photos = [p for a in args.val for p in readers.open_source(a)]
     some = chain.from_iterable(readers.open_source(a) for a in args.calibrate)
-    pictures = [np.asarray(decoded(p).picture) for p in islice(some, args.count + quantise.TEST)]
+    count = args.count + quantise.TEST_PICTURES
+    pictures = [np.asarray(decoded(p).picture) for p in islice(some, count)]
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         start = args.out / f"{args.name}_start.npz"

@@ -164,18 +164,7 @@ def _encodings(
     at, ok, _, _ = window(cells[p, joints[c]], 1, h, w)
     bone = bones[c]
     index = at + ((people.picture[p] * _J + bone) * (h * w))[:, None]
-    infinity = torch.full_like(cells, float("inf"))
-    low = torch.where(known[..., None], cells, infinity).amin(1)
-    high = torch.where(known[..., None], cells, -infinity).amax(1)
-    # a person's place in the order of sizes is unique, so every cell has one owner
-    rank = torch.empty(len(cells), device=device)
-    rank[torch.argsort((high - low).amax(-1), stable=True)] = torch.arange(
-        1.0, len(cells) + 1, device=device
-    )
-    claim = rank[p][:, None] * ok
-    owner = torch.zeros(b * _J * h * w, device=device)
-    owner.scatter_reduce_(0, index.flatten(), claim.flatten(), "amax")
-    wins = ok & (owner[index] == claim)
+    wins = biggest(cells, known, p, index, ok, b * _J * h * w)
     to, source = index[wins], wins.nonzero()[:, 0]
     encodings = torch.zeros(b * _J * h * w, 3, device=device)
     weight = torch.zeros(b * _J * h * w, device=device)
@@ -183,6 +172,28 @@ def _encodings(
     weight[to] = people.weight_3d[p[source], bone[source]]
     maps = encodings.reshape(b, _J, h, w, 3).permute(0, 1, 4, 2, 3)
     return maps.reshape(b, 3 * _J, h, w), weight.reshape(b, _J, h, w)
+
+
+def biggest(
+    cells: Tensor, known: Tensor, who: Tensor, index: Tensor, ok: Tensor, count: int
+) -> Tensor:
+    """Return which claims (n, m) of people to cells are won: each cell goes to the biggest.
+
+    cells (P, K, 2): joints, of which `known` (P, K) tell a size; who (n,): the people who claim;
+    index (n, m): the cells, below count; ok (n, m): whether a claim is made.
+    """
+    infinity = torch.full_like(cells, float("inf"))
+    low = torch.where(known[..., None], cells, infinity).amin(1)
+    high = torch.where(known[..., None], cells, -infinity).amax(1)
+    # a person's place in the order of sizes is unique, so every cell has one owner
+    rank = torch.empty(len(cells), device=cells.device)
+    rank[torch.argsort((high - low).amax(-1), stable=True)] = torch.arange(
+        1.0, len(cells) + 1, device=cells.device
+    )
+    claim = rank[who][:, None] * ok
+    owner = torch.zeros(count, device=cells.device)
+    owner.scatter_reduce_(0, index.flatten(), claim.flatten(), "amax")
+    return ok & (owner[index] == claim)
 
 
 def bones(joints_m: Tensor) -> Tensor:
