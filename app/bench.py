@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.batch < 0:
         raise UsageError("--batch: give 0 (chosen by the engine) or more")
+    if args.source is not None:
+        open_source(args.source, config).close()  # what is not there is said at once
     batch = 1 if args.live else args.batch or frames_at_once(config)
     engine = load_engine(config, batch=batch)
     runs = []

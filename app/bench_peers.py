@@ -31,7 +31,7 @@ from manypose.app import bench_people
 from manypose.app.config import Config
 from manypose.app.flow import detected
 from manypose.app.options import settings
-from manypose.app.pipeline import Engine, load_engine
+from manypose.app.pipeline import Engine, lifting, load_engine
 from manypose.app.sources import open_source
 from manypose.errors import UsageError, WeightsError
 from manypose.pose.estimator import Detector
@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for count in counts:
         people = bench_people.walkers(count, width, height)
-        maps = bench_people.perfect_maps(people, *engine.info["input_size"])
+        size = engine.info["input_size"]
+        maps = bench_people.perfect_maps(people, *size, encodings=config.fit.encodings)
         truth = _Truth(maps, [tuple(group(m, limits)) for m in maps])
         with tempfile.TemporaryDirectory() as folder:
             clip = Path(folder) / "walkers.mp4"
@@ -204,10 +205,7 @@ def _turns(
     frames: int, turns: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return a row of each contender: medians over its turns."""
-    from manypose.models.lifter_runtime import load_lifter
-    from manypose.pose.lifting import lift
-
-    lifted = functools.partial(lift, lifter=load_lifter())
+    lifted = lifting(config)
     spent: list[list[tuple[float, float]]] = [[] for _ in contenders]
     for _ in range(turns):
         for one, times in zip(contenders, spent):

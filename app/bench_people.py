@@ -6,7 +6,6 @@ runs on real frames of a real clip, and then maps drawn from the walkers take th
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ from manypose.pose import skeleton
 from manypose.pose.estimator import Detector
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import INDEX, JOINTS, PARENT
-from manypose.pose.lifting import lift
 from manypose.pose.records import Float, Found2D, Frame, NetworkOutput, UInt8
 from manypose.pose.targets import draw
 
@@ -109,7 +107,9 @@ def _picture(ground: Any, people: Walkers, index: int) -> UInt8:
     return np.asarray(image, np.uint8)
 
 
-def perfect_maps(people: Walkers, width: int, height: int) -> list[NetworkOutput]:
+def perfect_maps(
+    people: Walkers, width: int, height: int, *, encodings: bool = True
+) -> list[NetworkOutput]:
     """Return the maps of one period on the grid of a network input of this size."""
     camera = people.camera
     blank = np.zeros((camera.height, camera.width, 3), np.uint8)
@@ -123,13 +123,11 @@ def perfect_maps(people: Walkers, width: int, height: int) -> list[NetworkOutput
         image_px = camera.camera_to_image(skeleton.marks(points))
         cells = (image_px - affine[:, 2]) / affine[[0, 1], [0, 1]]
         labelled = np.concatenate([8 * cells + 3.5, np.ones((*cells.shape[:2], 1))], -1)
-        heatmaps, pafs, encodings = draw(labelled, height, width, bone)
-        single = None if encodings is None else np.asarray(encodings, np.float32)
-        outputs.append(
-            NetworkOutput(
-                np.asarray(heatmaps, np.float32), np.asarray(pafs, np.float32), single, affine
-            )
-        )
+        maps = draw(labelled, height, width, bone if encodings else None)
+        heatmaps, pafs, carried = (None if m is None else np.asarray(m, np.float32) for m in maps)
+        assert heatmaps is not None
+        assert pafs is not None
+        outputs.append(NetworkOutput(heatmaps, pafs, carried, affine))
     return outputs
 
 
@@ -163,13 +161,13 @@ def walking_detector(
 
     engine: what is loaded of these settings already; width and height are the clip's.
     """
-    from manypose.app.pipeline import load_engine
-    from manypose.models.lifter_runtime import load_lifter
+    from manypose.app.pipeline import lifting, load_engine
 
     engine = engine or load_engine(config, batch=batch)
-    maps = perfect_maps(walkers(count, width, height), *engine.info["input_size"])
+    people, size = walkers(count, width, height), engine.info["input_size"]
+    maps = perfect_maps(people, *size, encodings=config.fit.encodings)
     front_end = Replaced(engine.detector.front_end, maps, config.people.max)
-    return Detector(front_end, functools.partial(lift, lifter=load_lifter()))
+    return Detector(front_end, engine.lift or lifting(config))
 
 
 def looped(open_again: Any, count: int) -> Iterator[Frame]:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from manypose.app import bench, bench_people
+from manypose.app.config import Config
 from manypose.app.main import main
+from manypose.app.pipeline import Engine
+from manypose.pose.estimator import Detector, FollowerConfig
 from manypose.pose.grouping import GroupingConfig, group
 
 pytest.importorskip("onnxruntime")
@@ -109,6 +113,27 @@ def test_mistakes_are_said_before_anything_is_loaded(
 ) -> None:
     assert main(["bench", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("live", [[], ["--live"]])
+def test_a_file_that_is_not_there_is_said_before_anything_is_loaded(
+    live: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "load_engine", lambda *_, **__: pytest.fail("loaded"))
+    assert main(["bench", "nowhere.mp4", *live]) == 4
+    assert "nowhere.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_people_are_lifted_as_the_settings_say(wanted: bool) -> None:
+    config = Config(fit=replace(Config().fit, encodings=wanted))
+    engine = Engine(Detector(lambda _: [], lambda *_: []), FollowerConfig())
+    engine.detector.front_end.network = None  # type: ignore[attr-defined]
+    engine = replace(engine, info={"input_size": (128, 80)})
+    detector = bench_people.walking_detector(config, 1, 1, 128, 80, engine)
+    (maps,) = {m.encodings is not None for m in detector.front_end._maps}  # type: ignore[attr-defined]
+    assert maps is wanted
+    assert detector._lift.keywords["config"].encodings is wanted  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("count", [1, 5, pytest.param(20, marks=pytest.mark.slow)])
