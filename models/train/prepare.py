@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher-layer", metavar="NAME", help="operation of it, at stride 8, to be learnt too"
     )
+    parser.add_argument(
+        "--teacher-enlarge", type=int, default=1, choices=(1, 2, 3), metavar="N",
+        help="show it the pictures N times as large (default 1): small people need 2",
+    )  # fmt: skip
     parser.add_argument("--photo-side", type=int, default=384, help="photos at most so long, px")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--seed", type=int, default=0, help="other seed, other pictures")
@@ -50,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     teacher = None
     if args.teacher:
-        teacher = distil.open_teacher(args.teacher, args.threads or 1, args.teacher_layer)
+        teacher = distil.enlarged(
+            distil.open_teacher(args.teacher, args.threads or 1, args.teacher_layer),
+            args.teacher_enlarge,
+        )
     photos = store.load(readers.mixed(args.data), args.photo_side)
     rng = torch.Generator().manual_seed(args.seed)
     pool.write(args.out, photos, args.count, width, height, batches.Augmentation(), rng, teacher)

@@ -135,3 +135,22 @@ def test_mirrored_hints_go_with_their_joints_and_limbs():
     assert torch.equal(turned.pafs[0, 0], -given.pafs[0, 2].flip(-1))
     assert torch.equal(turned.pafs[0, 1], given.pafs[0, 3].flip(-1))
     assert torch.equal(turned.pafs[1], given.pafs[1])
+
+
+def test_a_teacher_shown_larger_pictures_keeps_the_strongest_answers():
+    fine = torch.zeros(1, 1, 4, 4)
+    fine[0, 0, 1, 2] = 0.9
+    field = torch.zeros(1, 2, 4, 4)
+    field[0, :, 2, 1] = torch.tensor([-0.6, 0.8])
+    field[0, 0, 3, 0] = 0.5
+
+    def teacher(images):
+        assert images.shape == (1, 3, 32, 32)
+        return distil.Hints(fine, (0,), field, (0,), torch.arange(16.0).reshape(1, 1, 4, 4))
+
+    hints = distil.enlarged(teacher, 2)(torch.zeros(1, 3, 16, 16))
+    assert hints.heatmaps.tolist() == [[[[0, pytest.approx(0.9)], [0, 0]]]]
+    torch.testing.assert_close(hints.pafs[0, :, 1, 0], torch.tensor([-0.6, 0.8]))
+    assert hints.layer is not None
+    assert hints.layer.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert distil.enlarged(teacher, 1) is teacher
