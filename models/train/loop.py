@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from manypose.errors import ManyposeError, UsageError
 from manypose.models.heads import Maps, StageOne
-from manypose.models.train import batches, centres, checkpoints, distil, ranks, sheets
+from manypose.models.train import batches, centres, checkpoints, distil, ranks, sheets, widen
 from manypose.models.train.losses import losses
 from manypose.models.train.packs import Photo
 from manypose.models.train.pool import Lesson, Pool
@@ -87,7 +87,7 @@ class _Run:
             content = checkpoints.read(init)
             if not isinstance(content.get("ema"), dict):
                 raise UsageError(f"{init} has no averaged weights: give an ema.pt with --init")
-            checkpoints.load_weights(self.net, content["ema"], init)
+            content |= self._started(content, init)
         layers = max((p.layers for p in pools), default=0)
         self.student = Student(self.net, layers, recipe.weight_centres > 0)
         if self.student.centre is not None and content.get("centre"):
@@ -125,6 +125,21 @@ class _Run:
         self.spent_data_s = 0.0
         self.mark = (self.images, time.monotonic())
         self.exchanged, self.alone = time.monotonic(), 0
+
+    def _started(self, content: dict[str, Any], init: Path) -> dict[str, Any]:
+        """Take the weights of a file, those of a narrower network widened; return its centres."""
+        recipe, width = self.recipe, float(content.get("width", self.recipe.width))
+        if content.get("backbone") != recipe.backbone or width >= recipe.width:
+            checkpoints.load_weights(self.net, content["ema"], init)
+            return {}
+        narrow, _ = checkpoints.network(init)
+        self.net = widen.widened(narrow, recipe.backbone, recipe.width, recipe.seed)
+        _LOG.info("%s has width %g: widened to %g", init, width, recipe.width)
+        centre = content.get("centre")
+        if not centre:
+            return {}
+        features = self.net.trunk[-1][0].out_channels  # type: ignore[index]
+        return {"centre": centre | {"weight": widen.reader(centre["weight"], features)}}
 
     def _restore(self, path: Path) -> None:
         content = checkpoints.read(path, self.device)

@@ -64,7 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="the run ends on time, annealed")
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--resume", action="store_true", help="go on from --out")
-    parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="start from these weights, widened if --width is larger than theirs",
+    )
     parser.add_argument(
         "--parts", metavar="SHARE:WxHxBATCH,...", help="sizes, such as 0.7:256x160x16,0.3:512x320x8"
     )
