@@ -25,6 +25,7 @@ from manypose.app.config import Config, load_config, set_value
 from manypose.app.formats.reading import Run, load_run
 from manypose.app.pipeline import Engine, load_engine
 from manypose.app.sources import Lens, open_source
+from manypose.pose.hindsight import Hindsight
 from manypose.pose.records import Frame, FrameResult
 
 __all__ = ["Config", "FrameResult", "Pipeline", "Run", "load", "run", "settings"]
@@ -68,12 +69,14 @@ def run(
     config = config or load_config()
     with open_source(str(source), config) as opened:
         engine = load_engine(config, still=still)
-        estimator = engine.estimator(still=opened.info.stills)
+        follow = Hindsight(engine.follower(still=opened.info.stills), wait=not opened.live)
         start_s: float | None = None
         for frame in opened:
             if start_s is None:
                 start_s = frame.time_s if opened.live else 0.0
-            yield estimator(dataclasses.replace(frame, time_s=frame.time_s - start_s))
+            frame = dataclasses.replace(frame, time_s=frame.time_s - start_s)
+            yield from follow(engine.detector([frame])[0])
+        yield from follow.rest()
 
 
 def load(path: str | Path) -> Run:

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from manypose.app.meta import describe, run_header
 from manypose.app.pipeline import Engine
 from manypose.app.sources import Source
 from manypose.errors import ManyposeError, SourceError
+from manypose.pose.hindsight import Hindsight
 from manypose.pose.joints import MISSING
 from manypose.pose.records import Frame, FrameResult
 
@@ -153,7 +154,9 @@ class _Process:
         self._job = job
         self._source = source
         self._engine = engine
-        self._follower = engine.follower(still=source.info.stills)
+        # What is recorded can wait until it is known who is who; what is live cannot.
+        follower = engine.follower(still=source.info.stills)
+        self._follow = Hindsight(follower, wait=not source.live)
         self._tally = Tally()
         self._journal: Journal | None = None
         self._results: Line[FrameResult] = Line(_WRITE_BEHIND)
@@ -197,19 +200,29 @@ class _Process:
         keep = journal.keep if journal is not None else normalised
         counted = self._counted(itertools.chain((first,), frames), self._tally.captured_s or 0.0)
         flow = detected(counted, self._engine, live=self._source.live, known=known)
-        with contextlib.closing(flow):
-            for found, recalled in flow:
-                result = self._follower(found if recalled else keep(found))
-                self._tally.add(result, recalled=recalled)
-                if self._engine.adaptive is not None:
-                    self._tally.sized(self._engine.adaptive.input_size)
-                try:
-                    self._results.put(result)
-                except Closed:
-                    self._join()  # raises what stopped the writer
-                    return
-                if self._job.on_result is not None:
-                    self._job.on_result(result, self._tally, self._source)
+        recalls: deque[bool] = deque()  # of the frames followed and not yet given
+        try:
+            try:
+                with contextlib.closing(flow):
+                    for found, recalled in flow:
+                        results = self._follow(found if recalled else keep(found))
+                        recalls.append(recalled)
+                        if self._engine.adaptive is not None:
+                            self._tally.sized(self._engine.adaptive.input_size)
+                        for result in results:
+                            self._give(result, recalled=recalls.popleft())
+            finally:  # a run that was stopped gives what it has, too
+                for result in self._follow.rest():
+                    self._give(result, recalled=recalls.popleft())
+        except Closed:
+            self._join()  # raises what stopped the writer
+
+    def _give(self, result: FrameResult, *, recalled: bool) -> None:
+        """Hand a result to the writer and to those who are told."""
+        self._tally.add(result, recalled=recalled)
+        self._results.put(result)
+        if self._job.on_result is not None:
+            self._job.on_result(result, self._tally, self._source)
 
     def _expected(self) -> int | None:
         frames, fps, seconds = (

@@ -27,6 +27,7 @@ from manypose.app.remembered import remember
 from manypose.app.sources import Source, open_source, threads_lent
 from manypose.app.stream import Stream, streaming
 from manypose.errors import ManyposeError, UsageError
+from manypose.pose.hindsight import Hindsight
 from manypose.pose.records import FrameResult
 
 if TYPE_CHECKING:
@@ -331,20 +332,26 @@ def _to_stdout(args: argparse.Namespace, config: Config) -> int:
         progress = stack.enter_context(make_progress(style, quiet=args.quiet))
         progress.start(source.info.name, 1, 1)
         engine = _loaded(source, config, still=args.still)
-        estimator, tally = engine.estimator(still=source.info.stills), Tally()
+        follow = Hindsight(engine.follower(still=source.info.stills), wait=not source.live)
+        tally = Tally()
+
+        def give(results: Sequence[FrameResult]) -> None:
+            for result in results:
+                tally.add(result, recalled=False)
+                for stream in streams:
+                    stream.put(result)
+                sys.stdout.write(json.dumps(frame_object(result), allow_nan=False) + "\n")
+                sys.stdout.flush()
+                progress.step(result, tally, source)
+
+        stack.callback(lambda: give(follow.rest()))
         for frame in source:
             if tally.captured_s is None:
                 tally.captured_s = frame.time_s if source.live else 0.0
             frame = dataclasses.replace(frame, time_s=frame.time_s - tally.captured_s)
             if args.seconds and frame.time_s >= args.seconds:
                 break
-            result = estimator(frame)
-            tally.add(result, recalled=False)
-            for stream in streams:
-                stream.put(result)
-            sys.stdout.write(json.dumps(frame_object(result), allow_nan=False) + "\n")
-            sys.stdout.flush()
-            progress.step(result, tally, source)
+            give(follow(engine.detector([frame])[0]))
         for warning in source.warnings:
             log.warning("%s", warning)
         return 3 if source.partial else 0

@@ -160,6 +160,7 @@ class Follower:
         self._known_bodies: dict[int, tuple[Any, ...]] = {}
         self._joint_time = np.full((rows, _J), -np.inf)  # when a joint was last seen
         self._last: dict[int, TrackedPerson] = {}
+        self._nameless: list[tuple[Track, TrackedPerson]] = []
 
     def __call__(self, detections: Detections) -> FrameResult:
         """Return the people of this frame in the order of their ids."""
@@ -177,9 +178,10 @@ class Follower:
         root, rotations = self._fit(frame, rows, [p for _, p in pairs])
         self._outline(frame, pairs, rows, root, rotations)
         fitted = time.perf_counter()
-        shown = self._show(frame, pairs, rows, root, rotations) if pairs else []
-        shown += self._hold(frame, matches.missed)
-        shown.sort(key=lambda p: p.track_id)
+        there = self._show(frame, pairs, rows, root, rotations) if pairs else []
+        there += self._hold(frame, matches.missed)
+        self._nameless = [(t, p) for t, p in there if p.track_id < 0]
+        shown = sorted((p for _, p in there if p.track_id >= 0), key=lambda p: p.track_id)
         done = time.perf_counter()
         ms = {
             "track": (tracked - start) * 1e3,
@@ -187,6 +189,15 @@ class Follower:
             "filter": (done - fitted) * 1e3,
         }
         return FrameResult(frame, tuple(shown), {**detections.stage_ms, **ms})
+
+    @property
+    def nameless(self) -> Sequence[tuple[Track, TrackedPerson]]:
+        """The people of the last frame who have no id yet; their tracks may get one later."""
+        return self._nameless
+
+    def name_everybody(self) -> None:
+        """Give ids to those seen in every frame so far; for films shorter than `min_age`."""
+        self._tracker.name_everybody()
 
     def smooth(self, preset: filters.Preset) -> None:
         """Smooth by this preset from the next frame on; without effect where the filter is off."""
@@ -304,7 +315,7 @@ class Follower:
     def _show(
         self, frame: Frame, pairs: list[tuple[Track, Person3D]], rows: NDArray[np.intp],
         root: Float, rotations: Float,
-    ) -> list[TrackedPerson]:  # fmt: skip
+    ) -> list[tuple[Track, TrackedPerson]]:  # fmt: skip
         now = frame.time_s
         px = np.array([p.seen.joints_px for _, p in pairs], float)
         size = np.array([t.size_px for t, _ in pairs])[:, None, None]
@@ -325,17 +336,15 @@ class Follower:
         boxes = _boxes(px)
         out = []
         for i, (track, _) in enumerate(pairs):
-            if track.track_id < 0:
-                continue
             tracked = TrackedPerson(
                 track.track_id, float(np.clip(track.score, 0, 1)), px[i], confidence[i],
                 joints[i], state[i], boxes[i], rotations[i],
             )  # fmt: skip
             self._last[track.slot] = tracked
-            out.append(tracked)
+            out.append((track, tracked))
         return out
 
-    def _hold(self, frame: Frame, missed: list[Track]) -> list[TrackedPerson]:
+    def _hold(self, frame: Frame, missed: list[Track]) -> list[tuple[Track, TrackedPerson]]:
         """Return people out of sight for a moment, moved on along their motion."""
         out = []
         for track in missed:
@@ -345,13 +354,12 @@ class Follower:
                 continue
             state = np.where(last.state == MISSING, MISSING, EXTRAPOLATED).astype(np.uint8)
             joints = last.joints_m + track.velocity_m * gap
-            out.append(
-                TrackedPerson(
-                    track.track_id, last.score * (1 - 0.5 * gap / self.config.hold_s),
-                    np.full((_K, 2), np.nan), np.zeros(_K), joints, state,
-                    last.box_px + np.array([*(track.velocity_px * gap), 0, 0]), last.rotations,
-                )
+            held = TrackedPerson(
+                track.track_id, last.score * (1 - 0.5 * gap / self.config.hold_s),
+                np.full((_K, 2), np.nan), np.zeros(_K), joints, state,
+                last.box_px + np.array([*(track.velocity_px * gap), 0, 0]), last.rotations,
             )  # fmt: skip
+            out.append((track, held))
         return out
 
 

@@ -127,7 +127,7 @@ class Tracker:
         over = [t for t in changes.found if t in missed and t not in ended]
         self._retire(over, keep=False)
         ended += over
-        returned = changes.returned + self._name(now, ended)
+        returned = changes.returned + self._name(now, ended, self._config.min_age)
         missed = [t for t in missed if t not in ended]
         return Matches(
             matched,
@@ -238,13 +238,17 @@ class Tracker:
             taken.add(j)
         return born
 
-    def _name(self, now: float, ended: list[Track]) -> list[Track]:
-        """Give ids to tracks old enough; return those of people known from before.
+    def name_everybody(self) -> None:
+        """Give ids to those seen in every frame so far, as if `min_age` were the film's length."""
+        self._name(self._time_s or 0.0, [], min(self._frames, self._config.min_age))
+
+    def _name(self, now: float, ended: list[Track], age: int) -> list[Track]:
+        """Give ids to tracks seen in so many frames; return those of people known from before.
 
         They may have gone or just be missed, their tracks led astray by a reading that mixed two
         people: then the new track takes over, and the old one is added to `ended`.
         """
-        returned, age = [], self._config.min_age
+        returned = []
         for track in list(self._tracks):
             young = track.hits < age or track.evidence < age * self._config.evidence
             if track.track_id >= 0 or track.misses or young:

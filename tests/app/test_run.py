@@ -166,7 +166,7 @@ def test_pictures_in_which_nobody_is_followed_bring_a_hint(call: Call) -> None:
     Path("empty").mkdir()
     for number in range(3):
         cv2.imwrite(f"empty/{number}.png", np.zeros((96, 160, 3), np.uint8))
-    assert call("empty", "--format", "npz", "--set", "people.min_age=9") == 0
+    assert call("empty", "--format", "npz", "--set", "people.min_score=0.95") == 0
     run = load_run("out/empty")
     assert not run.meta["still"]
     assert "--still" in run.meta["summary"]["warnings"][0]
