@@ -350,8 +350,10 @@ class Tracker:
         if (near.max(1) < 0.5).any():  # somebody jumped, or left and right were exchanged
             near = alike(last + shift[:, None], seen.points, size, slack)
         pose = np.array([t.pose_m for t in tracks])
-        change = pose[:, None] - seen.poses
-        apart = np.sqrt(np.vecdot(change, change)).mean(-1)
+        # sums run over the first axes, which is quick
+        change = pose.transpose(2, 1, 0)[..., None] - seen.poses.transpose(2, 1, 0)[:, :, None]
+        change *= change
+        apart = np.sqrt(change.sum(0)).sum(0) / pose.shape[1]
         root = np.array([t.root_m for t in tracks])
         expected = root + np.array([t.velocity_m for t in tracks]) * ahead
         away = expected[:, None] - seen.roots[None]

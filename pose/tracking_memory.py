@@ -129,22 +129,22 @@ def reassign(
     if present:
         nearest = colour_distances([c for _, c in suspects], [t.colours for t in present]).min(1)
         distance[distance >= nearest[:, None]] = 1.0
-    for i, track in enumerate(tracks):
-        distance[i, i] = 1.0
-        for k, old in enumerate(owners):
-            if old.track_id < 0 or not reachable(track, old, now, config):
-                distance[i, k] = 1.0
-        order = np.sort(distance[i])
-        if len(order) > 1 and order[1] - order[0] < config.likeness_margin:
-            distance[i] = 1.0
+    distance[:, [t.track_id < 0 for t in owners]] = 1.0
+    distance[~_reachable(tracks, owners, now, config)] = 1.0
+    np.fill_diagonal(distance, 1.0)
+    if len(owners) > 1:
+        order = np.sort(distance, 1)
+        distance[order[:, 1] - order[:, 0] < config.likeness_margin] = 1.0
     new = dict(assign(distance, config.swap_max))
     identity = [(t.track_id, t.colours, t.colours_seen) for t in owners]
-    was = [replace(t, seen_s=t.resumed_s if np.isfinite(t.resumed_s) else now) for t in tracks]
     taken = set(new.values())
     for i, track in enumerate(tracks):
         late = track.strange >= 3 and now - track.resumed_s < 3.0
         if i not in new and i not in taken and not late:
             continue
+        if i not in taken and track.track_id >= 0:
+            lost_s = track.resumed_s if np.isfinite(track.resumed_s) else now
+            changes.left.append(replace(track, seen_s=lost_s))
         if i in new:
             k = new[i]
             track.track_id, track.colours, track.colours_seen = identity[k]
@@ -158,15 +158,17 @@ def reassign(
             track.colours, track.colours_seen = suspects[i][1], 1
             changes.strangers.append(track)
         track.strange = 0
-        if i not in taken and was[i].track_id >= 0:
-            changes.left.append(was[i])
     return changes
 
 
-def reachable(track: Track, old: Track, now: float, config: TrackingConfig) -> bool:
-    """Return whether somebody can have walked from where `old` was last seen to this track."""
-    reach = 1.5 + config.speed_max_m_s * max(now - old.seen_s, 0.0)
-    return bool(np.linalg.norm(track.root_m - old.root_m) <= reach)
+def _reachable(
+    tracks: Sequence[Track], old: Sequence[Track], now: float, config: TrackingConfig
+) -> NDArray[np.bool_]:
+    """Return (T, O) whether people can have walked from where they were last seen to the tracks."""
+    gap = np.array([max(now - t.seen_s, 0.0) for t in old])
+    there, here = (np.array([t.root_m for t in some]) for some in (old, tracks))
+    away = here[:, None] - there
+    return np.asarray(np.sqrt(np.vecdot(away, away)) <= 1.5 + config.speed_max_m_s * gap)
 
 
 def recognise(
@@ -178,7 +180,8 @@ def recognise(
     Clothes decide; where two are dressed alike, or none were seen, the place where somebody was
     lost a moment ago. others: the people in view.
     """
-    away = [old for old in away if reachable(track, old, now, config)]
+    if away:
+        away = [t for t, near in zip(away, _reachable([track], away, now, config)[0]) if near]
     if not away:
         return None
     looks = colour_distances([track.colours], [t.colours for t in away])[0]

@@ -104,18 +104,19 @@ def rearranged(people: Sequence[Person3D], places: Int) -> tuple[list[Person3D],
     same = (taken == there[source]).all(1) & ((places == source[:, None]) | ~taken).all(1)
     bones = [p.seen.encoding for p in people if p.seen.encoding is not None]
     worth = np.array([p.seen.score for p in people]) / np.sqrt(np.maximum(there.sum(1), 1))
-    joints, anew = np.arange(places.shape[1]), []
-    for place in places[~same & (taken.sum(1) >= 2)]:
-        own = place >= 0
-        score = float(worth[place[own]].mean()) * float(np.sqrt(own.sum()))
-        encoding = None
-        if len(bones) == len(people):  # large: nothing is copied but what is taken
-            encoding = np.full_like(bones[0], np.nan)
-            for m in set(place[own].tolist()):
+    rows = places[~same & (taken.sum(1) >= 2)]
+    own, joints = rows >= 0, np.arange(places.shape[1])
+    found = np.where(own[..., None], px[rows, joints], np.nan)
+    sure = np.where(own, confidence[rows, joints], 0)
+    count = np.maximum(own.sum(1), 1)
+    scores = np.minimum(1.0, np.where(own, worth[rows], 0).sum(1) / np.sqrt(count)).tolist()
+    encodings: list[Float | None] = [None] * len(rows)
+    if bones and len(bones) == len(people):  # large: nothing is copied but what is taken
+        for i, place in enumerate(rows):
+            encodings[i] = encoding = np.full_like(bones[0], np.nan)
+            for m in set(place[own[i]].tolist()):
                 encoding[place == m] = bones[m][place == m]
-        found = np.where(own[:, None], px[place, joints], np.nan)
-        sure = np.where(own, confidence[place, joints], 0)
-        anew.append(Person2D(found, sure, min(1.0, score), encoding))
+    anew = [Person2D(*each) for each in zip(found, sure, scores, encodings)]
     return [people[m] for m in source[same]], anew
 
 
