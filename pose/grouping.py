@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from manypose.pose.joints import JOINTS_2D, LIMBS
 from manypose.pose.records import NetworkOutput, Person2D
+from manypose.pose.sides import set_apart
 from manypose.pose.targets import SIGMA_CELLS
 
 Float = NDArray[np.floating[Any]]
@@ -81,7 +82,7 @@ def group(output: NetworkOutput, config: GroupingConfig) -> list[Person2D]:
     part = np.zeros(len(joint), np.int8)
     for n, fragment in enumerate(fragments):
         part[fragment] = n % 128
-    members = _mend(fragments, joint, xy, config)
+    members, part = set_apart(_mend(fragments, joint, xy, config), part, joint, xy, score, links)
     return _people(members, joint, xy, score, part, output, config)
 
 
