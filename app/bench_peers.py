@@ -209,7 +209,7 @@ def _turns(
     spent: list[list[tuple[float, float]]] = [[] for _ in contenders]
     for _ in range(turns):
         for one, times in zip(contenders, spent):
-            detector = Detector(one.maker(truth), lifted)
+            detector = Detector(one.maker(truth), lifted, leave_crowds=not config.fit.encodings)
             times.append(_once(clip, config, replace(one.engine, detector=detector), frames))
     rows: list[dict[str, Any]] = []
     for one, times in zip(contenders, spent):

@@ -167,7 +167,8 @@ def walking_detector(
     people, size = walkers(count, width, height), engine.info["input_size"]
     maps = perfect_maps(people, *size, encodings=config.fit.encodings)
     front_end = Replaced(engine.detector.front_end, maps, config.people.max)
-    return Detector(front_end, engine.lift or lifting(config))
+    leave = not config.fit.encodings  # as `load_engine` has it
+    return Detector(front_end, engine.lift or lifting(config), leave_crowds=leave)
 
 
 def looped(open_again: Any, count: int) -> Iterator[Frame]:

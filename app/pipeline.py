@@ -115,7 +115,8 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)
-    detector = Detector(front_end, lift)
+    # encodings do not travel to a Follower in another process or from a journal
+    detector = Detector(front_end, lift, leave_crowds=not config.fit.encodings)
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
     return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift)

@@ -22,6 +22,7 @@ from manypose.pose.contact import Feet
 from manypose.pose.fitting import Evidence, Fitter, FitWeights
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import EXTRAPOLATED, JOINTS, JOINTS_2D, MISSING
+from manypose.pose.readings import boxes_round, crowded, sane
 from manypose.pose.records import (
     Detections,
     Found2D,
@@ -33,6 +34,7 @@ from manypose.pose.records import (
     Person2D,
     Person3D,
     TrackedPerson,
+    unlifted,
 )
 from manypose.pose.states import joint_states, shown_joints
 from manypose.pose.tracking import Matches, Tracker, slot_count
@@ -44,8 +46,6 @@ Float = NDArray[np.floating[Any]]
 Lift = Callable[[Sequence[Person2D], Camera], list[Person3D]]
 
 _J, _K = len(JOINTS), len(JOINTS_2D)
-# A person behind the camera, nearer than an arm or farther than this is a misreading.
-_NEAR_M, _FAR_M = 0.15, 200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,18 @@ def _finite(output: NetworkOutput) -> NetworkOutput:
 class Detector:
     """Finds and lifts the people of single frames; remembers nothing."""
 
-    def __init__(self, front_end: FrontEnd, lift: Lift) -> None:
+    def __init__(self, front_end: FrontEnd, lift: Lift, *, leave_crowds: bool = False) -> None:
+        """Keep the parts.
+
+        Args:
+            front_end: finds people in 2D.
+            lift: Stage II.
+            leave_crowds: where people overlap in numbers they are left for a Follower to lift, who
+                takes most of their readings apart and would have to lift them a second time.
+        """
         self._front_end = front_end
         self._lift = lift
+        self._leave_crowds = leave_crowds
 
     @property
     def front_end(self) -> FrontEnd:
@@ -121,11 +130,17 @@ class Detector:
         return self._front_end
 
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
-        """Return the people of every frame, with milliseconds for the front end and `lift`."""
+        """Return the people of every frame, with milliseconds for the front end and `lift`.
+
+        Those of a crowd may be left unlifted, see `records.unlifted`.
+        """
         result = []
         for frame, found in zip(frames, self._front_end(frames), strict=True):
             start = time.perf_counter()
-            people = self._lift(found.people, frame.camera) if found.people else []
+            if self._leave_crowds and crowded(found.people):
+                people = [unlifted(person) for person in found.people]
+            else:
+                people = self._lift(found.people, frame.camera) if found.people else []
             ms = (time.perf_counter() - start) * 1e3
             result.append(Detections(frame, tuple(people), {**found.stage_ms, "lift": ms}))
         return result
@@ -166,10 +181,9 @@ class Follower:
         """Return the people of this frame in the order of their ids."""
         frame = detections.frame
         start = time.perf_counter()
-        people = _sane(detections.people)
         if self.config.still:
             self._tracker.forget()
-        people = self._regrouped(people, frame)
+        people = self._regrouped(detections.people, frame)
         matches = self._tracker.update(frame, people)
         self._exchange(matches)
         tracked = time.perf_counter()
@@ -220,13 +234,16 @@ class Follower:
         lengths = self._fitter.bodies.lengths_m
         return {t.track_id: lengths[t.slot].copy() for t in self._tracker.tracks if t.track_id >= 0}
 
-    def _regrouped(self, people: list[Person3D], frame: Frame) -> list[Person3D]:
-        """Return people with joints of others given back to these, lifted anew who has changed."""
-        if self._lift is None or self.config.still or not people:
-            return people
-        places = self._tracker.regrouped(frame.time_s, people)
-        kept, anew = rearranged(people, places)
-        return kept + _sane(self._lift(anew, frame.camera)) if anew else kept
+    def _regrouped(self, found: Sequence[Person3D], frame: Frame) -> list[Person3D]:
+        """Return people with joints of others given back to these, lifted who changed or is not."""
+        people, anew = sane(found), list[Person2D]()
+        if self._lift is None or not people:
+            return [p for p in people if p.lifted]
+        if not self.config.still:
+            people, anew = rearranged(people, self._tracker.regrouped(frame.time_s, people))
+        anew = [p.seen for p in people if not p.lifted] + anew
+        kept = [p for p in people if p.lifted]
+        return kept + sane(self._lift(anew, frame.camera)) if anew else kept
 
     def _exchange(self, matches: Matches) -> None:
         """Make the rows of tracks that begin or end empty; keep bodies for people who return."""
@@ -333,7 +350,7 @@ class Follower:
         self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])
         state = joint_states(seen, now - self._joint_time[rows] <= self.config.max_gap_s)
         joints = np.where(state[..., None] == MISSING, np.nan, joints)
-        boxes = _boxes(px)
+        boxes = boxes_round(px)
         out = []
         for i, (track, _) in enumerate(pairs):
             tracked = TrackedPerson(
@@ -373,26 +390,3 @@ class Estimator:
     def __call__(self, frame: Frame) -> FrameResult:
         """Return the people of the next frame of the video this estimator follows."""
         return self.follower(self.detector([frame])[0])
-
-
-def _sane(people: Sequence[Person3D]) -> list[Person3D]:
-    """Return those whose numbers are finite and whose bodies can stand in a picture."""
-    if not people:
-        return []
-    joints = np.array([p.joints_rel_m for p in people])
-    sigma = np.array([p.sigma_m for p in people])
-    root = np.array([p.root_m for p in people])
-    single = np.array([(p.root_sigma_m, p.seen.score) for p in people])
-    confidence = np.array([p.seen.confidence for p in people])
-    sane = (np.abs(joints) < 3.0).all((1, 2)) & (confidence > 0).any(1)  # no NaN is below 3
-    sane &= np.isfinite(sigma).all(1) & np.isfinite(root).all(1) & np.isfinite(single).all(1)
-    sane &= (root[:, 2] > _NEAR_M) & (root[:, 2] < _FAR_M)
-    return [p for p, good in zip(people, sane.tolist()) if good]
-
-
-def _boxes(points: Float) -> Float:
-    """Return x y w h (N, 4) round points (N, K, 2) that are not NaN; NaN when there are none."""
-    ok = np.isfinite(points)
-    low = np.where(ok, points, np.inf).min(1)
-    size = np.where(ok, points, -np.inf).max(1) - low
-    return np.asarray(np.where(np.isfinite(low[:, :1]), np.concatenate([low, size], -1), np.nan))

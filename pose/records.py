@@ -6,6 +6,7 @@ A stage reads records and builds new ones; arrays are read-only by agreement. K 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -163,6 +164,19 @@ class Person3D:
         _check("Person3D.joints_rel_m", self.joints_rel_m, _J, 3)
         _check("Person3D.sigma_m", self.sigma_m, _J)
         _check("Person3D.root_m", self.root_m, 3)
+
+    @property
+    def lifted(self) -> bool:
+        """Whether Stage II has been asked about this person; see `unlifted`."""
+        return not math.isnan(self.root_sigma_m)
+
+
+_NO_JOINTS, _NO_ERRORS = np.full((_J, 3), np.nan), np.full(_J, np.inf)
+
+
+def unlifted(seen: Person2D) -> Person3D:
+    """Return a person still to be lifted: all numbers are NaN, errors of joints infinite."""
+    return Person3D(seen, _NO_JOINTS, _NO_ERRORS, _NO_JOINTS[0], math.nan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

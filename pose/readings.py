@@ -1,0 +1,54 @@
+"""What is told of all readings of a frame at once: who is sound, and whether it is a crowd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.records import Person2D, Person3D
+
+Float = NDArray[np.floating[Any]]
+
+# A person behind the camera, nearer than an arm or farther than this is a misreading.
+_NEAR_M, _FAR_M = 0.15, 200.0
+# So many people who overlap with others are a crowd.
+_CROWD = 8
+
+
+def sane(people: Sequence[Person3D]) -> list[Person3D]:
+    """Return those whose numbers are finite and whose bodies can stand in a picture.
+
+    Of those who are not lifted nothing is known: they stay.
+    """
+    if not people:
+        return []
+    joints = np.array([p.joints_rel_m for p in people])
+    sigma = np.array([p.sigma_m for p in people])
+    root = np.array([p.root_m for p in people])
+    single = np.array([(p.root_sigma_m, p.seen.score) for p in people])
+    confidence = np.array([p.seen.confidence for p in people])
+    good = (np.abs(joints) < 3.0).all((1, 2)) & (confidence > 0).any(1)  # no NaN is below 3
+    good &= np.isfinite(sigma).all(1) & np.isfinite(root).all(1) & np.isfinite(single).all(1)
+    good &= (root[:, 2] > _NEAR_M) & (root[:, 2] < _FAR_M)
+    return [p for p, fine in zip(people, good.tolist()) if fine or not p.lifted]
+
+
+def crowded(people: Sequence[Person2D]) -> bool:
+    """Return whether so many people overlap that hardly a reading will stay as it is."""
+    if len(people) < _CROWD:
+        return False
+    box = boxes_round(np.array([p.joints_px for p in people]))
+    low, high = box[:, :2], box[:, :2] + box[:, 2:]
+    meet = np.asarray((low[:, None] <= high).all(-1))
+    return int(((meet & meet.T).sum(1) > 1).sum()) >= _CROWD
+
+
+def boxes_round(points: Float) -> Float:
+    """Return x y w h (N, 4) round points (N, K, 2) that are not NaN; NaN when there are none."""
+    ok = np.isfinite(points)
+    low = np.where(ok, points, np.inf).min(1)
+    size = np.where(ok, points, -np.inf).max(1) - low
+    return np.asarray(np.where(np.isfinite(low[:, :1]), np.concatenate([low, size], -1), np.nan))
