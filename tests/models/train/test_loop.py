@@ -128,9 +128,9 @@ def test_training_starts_from_other_weights(held, tmp_path):
     b = checkpoints.read(tmp_path / "b" / "ema.pt")["ema"]
     name = "head2d.1.weight"
     torch.testing.assert_close(a[name], b[name])
-    wide = replace(one, width=0.25)
+    narrow = replace(one, width=0.0625)
     with pytest.raises(WeightsError, match="--width"):
-        loop.train(wide, held, [], [], tmp_path / "c", init=tmp_path / "a" / "ema.pt")
+        loop.train(narrow, held, [], [], tmp_path / "c", init=tmp_path / "a" / "ema.pt")
 
 
 @pytest.mark.slow
