@@ -31,10 +31,9 @@ from manypose.app import bench_people
 from manypose.app.config import Config
 from manypose.app.flow import detected
 from manypose.app.options import settings
-from manypose.app.pipeline import Engine, lifting, load_engine
+from manypose.app.pipeline import Engine, load_engine
 from manypose.app.sources import open_source
 from manypose.errors import UsageError, WeightsError
-from manypose.pose.estimator import Detector
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.records import Found2D, Frame, FrontEnd, NetworkOutput, Person2D
 
@@ -205,11 +204,10 @@ def _turns(
     frames: int, turns: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return a row of each contender: medians over its turns."""
-    lifted = lifting(config)
     spent: list[list[tuple[float, float]]] = [[] for _ in contenders]
     for _ in range(turns):
         for one, times in zip(contenders, spent):
-            detector = Detector(one.maker(truth), lifted, leave_crowds=not config.fit.encodings)
+            detector = one.engine.detector.finding(one.maker(truth))
             times.append(_once(clip, config, replace(one.engine, detector=detector), frames))
     rows: list[dict[str, Any]] = []
     for one, times in zip(contenders, spent):

@@ -161,14 +161,13 @@ def walking_detector(
 
     engine: what is loaded of these settings already; width and height are the clip's.
     """
-    from manypose.app.pipeline import lifting, load_engine
+    from manypose.app.pipeline import load_engine
 
     engine = engine or load_engine(config, batch=batch)
     people, size = walkers(count, width, height), engine.info["input_size"]
     maps = perfect_maps(people, *size, encodings=config.fit.encodings)
     front_end = Replaced(engine.detector.front_end, maps, config.people.max)
-    leave = not config.fit.encodings  # as `load_engine` has it
-    return Detector(front_end, engine.lift or lifting(config), leave_crowds=leave)
+    return engine.detector.finding(front_end)
 
 
 def looped(open_again: Any, count: int) -> Iterator[Frame]:

@@ -129,6 +129,10 @@ class Detector:
         """The 2D front end in use."""
         return self._front_end
 
+    def finding(self, front_end: FrontEnd) -> Detector:
+        """Return a Detector that finds people by another front end and is the same otherwise."""
+        return Detector(front_end, self._lift, leave_crowds=self._leave_crowds)
+
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
         """Return the people of every frame, with milliseconds for the front end and `lift`.
 

@@ -10,7 +10,7 @@ import pytest
 from manypose.app import bench, bench_people
 from manypose.app.config import Config
 from manypose.app.main import main
-from manypose.app.pipeline import Engine
+from manypose.app.pipeline import Engine, lifting
 from manypose.pose.estimator import Detector, FollowerConfig
 from manypose.pose.grouping import GroupingConfig, group
 
@@ -127,7 +127,7 @@ def test_a_file_that_is_not_there_is_said_before_anything_is_loaded(
 @pytest.mark.parametrize("wanted", [False, True])
 def test_people_are_lifted_as_the_settings_say(wanted: bool) -> None:
     config = Config(fit=replace(Config().fit, encodings=wanted))
-    engine = Engine(Detector(lambda _: [], lambda *_: []), FollowerConfig())
+    engine = Engine(Detector(lambda _: [], lifting(config)), FollowerConfig())
     engine.detector.front_end.network = None  # type: ignore[attr-defined]
     engine = replace(engine, info={"input_size": (128, 80)})
     detector = bench_people.walking_detector(config, 1, 1, 128, 80, engine)
