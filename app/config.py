@@ -31,6 +31,7 @@ class SourceConfig:
     open_timeout_s: float = 4.0
     read_timeout_s: float = 4.0
     decode_threads: int = 1
+    hwaccel: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +115,15 @@ class Config:
 
 _ONE_OF: dict[str, tuple[str, ...]] = {
     "source.rotate": ("auto", "0", "90", "180", "270"),
+    "source.hwaccel": (
+        "none", "auto", "cuda", "vaapi", "qsv", "amf", "drm", "videotoolbox", "d3d11va", "d3d12va",
+        "vulkan",
+    ),
     "model.backend": ("auto", "onnx", "openvino", "torch"),
     "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
     "filter.preset": ("steady", "normal", "fast", "off"),
     "filter.smooth": ("none", "butterworth", "kalman"),
-}
+}  # fmt: skip
 _RANGE: dict[str, tuple[float, float]] = {
     "source.fps": (0, 1000),
     "source.width": (16, 16384),

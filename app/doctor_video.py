@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from manypose.app.doctor import MISSING, OK, WARNING, Check
+from manypose.app import containers
+from manypose.app.doctor import MISSING, NOTE, OK, WARNING, Check
 
 # Name, encoder, pixel format, container, whether the program cannot do without.
 _KINDS = (
@@ -44,6 +45,11 @@ def codecs() -> Iterable[Check]:
             "written and read back" if whole else f"{count} of {_FRAMES} frames came back",
             "" if whole else "pip install --force-reinstall av",
         )
+    devices = ", ".join(containers.working())
+    yield Check(
+        "video by graphics card", OK if devices else NOTE,
+        f"{devices} (--set source.hwaccel=auto)" if devices else "none here: the processor decodes",
+    )  # fmt: skip
     yield _pictures()
 
 

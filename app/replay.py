@@ -18,11 +18,11 @@ from typing import Any
 import av
 import numpy as np
 
+from manypose.app.containers import open_container
 from manypose.app.formats.reading import Run
 from manypose.app.handover import Closed, Latest
 from manypose.app.pictures import read_picture
 from manypose.app.sources import turned
-from manypose.app.video import open_container
 from manypose.app.viewer.feed import Status, View
 from manypose.calib.camera import Camera
 from manypose.errors import SourceError

@@ -15,9 +15,10 @@ from pathlib import Path
 import av
 
 from manypose.app.config import Config
+from manypose.app.containers import open_container
 from manypose.app.pictures import Pictures, pictures_in
 from manypose.app.sources import Source, open_source
-from manypose.app.video import VideoFile, open_container
+from manypose.app.video import VideoFile
 from manypose.errors import UsageError
 from manypose.pose.records import Frame
 

@@ -19,6 +19,7 @@ import av
 import av.logging
 
 from manypose.app.config import Config
+from manypose.app.containers import NoStreamError, connect, decoder_of, open_container
 from manypose.app.sources import (
     FPS_WITHOUT_STAMPS,
     Counts,
@@ -35,13 +36,6 @@ from manypose.pose.records import Frame, Picture, UInt8
 
 log = logging.getLogger(__name__)
 
-# FFmpeg follows references inside files (playlists, concat scripts); a file may name files only,
-# a stream no files.
-_FILE_OPTIONS = {"protocol_whitelist": "file"}
-_STREAM_OPTIONS = {
-    "protocol_whitelist": "rtsp,rtsps,rtp,rtmp,rtmps,srt,udp,tcp,tls,http,https,httpproxy,crypto",
-    "fflags": "nobuffer",
-}
 _LIMITS = {"max_pixels": str(1 << 27)}  # a damaged header must not ask for gigabytes
 _BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _STEP_S = 1e-4  # least step of time between two frames: a stamp never repeats or runs back
@@ -94,7 +88,7 @@ class VideoFile:
             duration_s=None if self._end_s is None else max(self._end_s - start, 0.0),
             rotation_deg=-90 * turns % 360,
             start_s=start,
-            codec=stream.codec_context.name,
+            codec=decoder_of(container, config.source.hwaccel),
         )
 
     def begin_at(self, stamp: int, index: int) -> bool:
@@ -221,10 +215,6 @@ class VideoFile:
             self._container.close()
 
 
-def _decodable(container: Any) -> bool:
-    return container.streams.video[0].codec_context is not None
-
-
 def _declared_end(container: Any) -> float | None:
     """Return the presentation time at which the pictures should end, None if unknown."""
     stream = container.streams.video[0]
@@ -242,35 +232,7 @@ def open_video(path: Path, config: Config) -> VideoFile:
     Raises:
         SourceError: there is no such file, or it is not a video, or no frame can be decoded.
     """
-    return VideoFile(open_container(path), path.stem, str(path), config)
-
-
-def open_container(path: Path) -> Any:
-    """Return the container of a file that has pictures which can be decoded.
-
-    Raises:
-        SourceError: there is no such file, or it is not a video.
-    """
-    # with a level decoder threads call Python, and closing, which waits for them, holds Python
-    av.logging.set_level(None)
-    if not path.exists():
-        raise SourceError(f"{path}: no such file. Check the name and the folder.")
-    try:
-        # An absolute path, because "take:1.mp4" would be taken for a protocol.
-        container = av.open(str(path.resolve()), options=_FILE_OPTIONS, metadata_errors="ignore")
-    except PermissionError as error:
-        raise SourceError(f"{path}: no permission to read it.") from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        empty = path.is_file() and path.stat().st_size == 0
-        hint = "the file is empty" if empty else "damaged or not a video"
-        raise SourceError(f"{path}: cannot be read as a video ({hint}).") from error
-    if not container.streams.video:
-        container.close()
-        raise SourceError(f"{path}: there are no pictures in this file (sound only?).")
-    if not _decodable(container):
-        container.close()
-        raise SourceError(f"{path}: its pictures are coded in an unknown way, or it is damaged.")
-    return container
+    return VideoFile(open_container(path, config.source.hwaccel), path.stem, str(path), config)
 
 
 def open_stream(address: str, config: Config) -> Source:
@@ -283,7 +245,7 @@ def open_stream(address: str, config: Config) -> Source:
         SourceError: nobody answers within source.open_timeout_s.
     """
     av.logging.set_level(None)
-    container = _connect(address, config)
+    container = connect(address, config)
     shown = masked(address)
     name = re.sub(r"[^\w.-]+", "_", shown.partition("://")[2]).strip("_.") or "stream"
     if address.lower().startswith("http") and (container.duration or 0) > 0:
@@ -295,7 +257,7 @@ def open_stream(address: str, config: Config) -> Source:
         name,
         width=stream.width or None,
         height=stream.height or None,
-        codec=stream.codec_context.name,
+        codec=decoder_of(container, config.source.hwaccel),
     )
     lens = Lens(config)
     turns = fixed_turns(config.source.rotate) or 0
@@ -342,45 +304,6 @@ def _pictures(container: Any, live: LiveSource, turns: int) -> Iterator[UInt8 | 
                 yield picture
 
 
-def _connect(address: str, config: Config) -> Any:
-    """Open a stream within the time limits of the settings.
-
-    Raises:
-        SourceError: nobody answers in time, or not with pictures.
-    """
-    shown = masked(address)
-    limits = (config.source.open_timeout_s, config.source.read_timeout_s)
-    options = dict(_STREAM_OPTIONS)
-    if address.lower().startswith("rtsp"):
-        options |= {"rtsp_transport": "tcp", "fpsprobesize": "0"}  # a second sooner: no rate needed
-    start_s = time.monotonic()
-    try:
-        container = av.open(address, options=options, timeout=limits, metadata_errors="ignore")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = str(getattr(error, "strerror", "") or error).lower()
-        # FFmpeg reports our own time limit in several ways; the clock tells.
-        if time.monotonic() - start_s > 0.9 * limits[0]:
-            reason = f"no answer within {limits[0]:g} s"
-        raise _NoStreamError(
-            f"{shown}: the stream cannot be opened ({reason}). Check address, password and"
-            " network.",
-            reason,
-        ) from error
-    if not container.streams.video or not _decodable(container):
-        container.close()
-        reason = "no pictures that can be decoded"
-        raise _NoStreamError(f"{shown}: the stream has {reason}.", reason)
-    return container
-
-
-class _NoStreamError(SourceError):
-    """A stream cannot be had; `reason` says why in few words."""
-
-    def __init__(self, text: str, reason: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
 def _reconnect(address: str, config: Config, live: LiveSource, reason: str) -> Any | None:
     """Return the stream opened again, after however many tries; None once it is closed."""
     for attempt in itertools.count(1):
@@ -390,8 +313,8 @@ def _reconnect(address: str, config: Config, live: LiveSource, reason: str) -> A
         if live.stopping.wait(pause_s):
             return None
         try:
-            container = _connect(address, config)
-        except _NoStreamError as error:
+            container = connect(address, config)
+        except NoStreamError as error:
             reason = error.reason
             continue
         live.trouble = "connected again, no picture yet"

@@ -19,7 +19,7 @@ from manypose.pose.records import Picture, UInt8
 
 _SAMPLED = {
     "yuv420p": (1, 1), "yuvj420p": (1, 1), "yuv422p": (0, 1), "yuvj422p": (0, 1),
-    "yuv444p": (0, 0), "yuvj444p": (0, 0),
+    "yuv444p": (0, 0), "yuvj444p": (0, 0), "nv12": (1, 1),
 }  # fmt: skip
 _BT709, _BT2020 = 1, (9, 10)
 _FULL_RANGE = 2
@@ -74,10 +74,7 @@ class YuvPicture:
         self._frame = frame
         self._halved = halved
         self._matrix = matrix
-        self._planes = [
-            np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width]
-            for p in frame.planes
-        ]
+        self._planes = _planes(frame)
         self._whole: UInt8 | None = None
 
     @property
@@ -104,8 +101,18 @@ class YuvPicture:
     def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:
         """Return BGR at these px, in the shape that y and x broadcast to, and 3."""
         down, right = self._halved
-        bright, *colours = self._planes
+        bright, *colours = map(np.atleast_3d, self._planes)
         parts = [bright[y, x], *(c[y >> down, x >> right] for c in colours)]
-        yuv = np.stack(parts, -1).astype(np.float32)
+        yuv = np.concatenate(parts, -1).astype(np.float32)
         bgr = yuv @ self._matrix[:, :3].T + self._matrix[:, 3]
         return np.asarray(np.clip(np.rint(bgr), 0, 255), np.uint8)
+
+
+def _planes(frame: Any) -> list[UInt8]:
+    """Return brightness (H, W) and colours, each (h, w), or both in one (h, w, 2)."""
+    lines = [np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes]
+    if frame.format.name != "nv12":  # as decoders of graphics cards leave it
+        return [a[: p.height, : p.width] for a, p in zip(lines, frame.planes)]
+    h, w = (frame.height + 1) // 2, (frame.width + 1) // 2
+    pairs = np.ascontiguousarray(lines[1][:h, : 2 * w]).reshape(h, w, 2)
+    return [lines[0][: frame.height, : frame.width], pairs]

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from made_clips import cut, picture, spoil, turn_tag, write_clip
 
+from manypose.app import containers
 from manypose.app.config import load_config
 from manypose.app.pictures import natural_key, pictures_in
 from manypose.app.sources import Source, open_source, paced
 from manypose.app.webcam import CameraDevice, find_camera, list_cameras
-from manypose.errors import CalibrationError, SourceError
+from manypose.errors import CalibrationError, DeviceError, SourceError
 from manypose.pose.records import Frame
 
 NONE = Path("/nonexistent.toml")
@@ -39,6 +40,17 @@ def test_a_video_is_read_whole_with_its_times(tmp_path: Path) -> None:
     assert not source.partial
     assert source.warnings == []
     assert source.counts.read == 30
+
+
+def test_a_decoder_that_is_not_here_is_refused_and_auto_does_without(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4")
+    frames, source = read(clip, source__hwaccel="auto")
+    plain, _ = read(clip)
+    np.testing.assert_array_equal(frames[-1].image, plain[-1].image)
+    assert source.info.codec.split()[0] == "h264"
+    missing = next(d for d in ("cuda", "vulkan", "vaapi", "qsv") if d not in containers.working())
+    with pytest.raises(DeviceError, match=f"{missing}.*decode on the processor"):
+        opened(clip, source__hwaccel=missing)
 
 
 def test_vfr_times(tmp_path: Path) -> None:

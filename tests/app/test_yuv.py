@@ -21,7 +21,7 @@ def _decoded(kind: str, space: int, wide: int = 0) -> av.VideoFrame:
 
 
 @pytest.mark.parametrize("space", [1, 5])
-@pytest.mark.parametrize("kind", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p"])
+@pytest.mark.parametrize("kind", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12"])
 def test_small_pictures_and_pixels_are_those_of_the_whole(kind: str, space: int) -> None:
     picture = upright(_decoded(kind, space), 0)
     assert isinstance(picture, YuvPicture)
@@ -35,8 +35,9 @@ def test_small_pictures_and_pixels_are_those_of_the_whole(kind: str, space: int)
     assert np.abs(apart).mean() < 2.5
 
 
-def test_odd_sizes_and_the_last_pixel() -> None:
-    picture = upright(_decoded("yuv420p", 5, wide=1), 0)
+@pytest.mark.parametrize("kind", ["yuv420p", "nv12"])
+def test_odd_sizes_and_the_last_pixel(kind: str) -> None:
+    picture = upright(_decoded(kind, 5, wide=1), 0)
     assert isinstance(picture, YuvPicture)
     assert picture.shape == (180, 321, 3)
     assert picture.pixels(np.array([179]), np.array([320])).shape == (1, 3)
