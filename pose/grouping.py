@@ -9,14 +9,13 @@ position by a parabola through the logarithm (Zhang et al. 2020, DARK, in one di
 
 from __future__ import annotations
 
-import heapq
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from manypose.pose.joining import LIMB_LENGTHS, joined, mended
 from manypose.pose.joints import JOINTS_2D, LIMBS
 from manypose.pose.records import NetworkOutput, Person2D
 from manypose.pose.sides import set_apart
@@ -27,27 +26,6 @@ Int = NDArray[np.intp]
 
 _K, _L = len(JOINTS_2D), len(LIMBS)
 _LIMBS = np.array(LIMBS, np.intp)
-# Longest length of each limb in body heights, in the order of LIMBS (proportions after Drillis
-# and Contini 1966; the face by hand).
-_LIMB_LENGTHS = np.array([
-    .13, .035, .035, .07, .07, .12, .12, .18, .18, .15, .15, .30, .30, .25, .25, .25, .25, .18,
-    .29, .06, .06, .16, .16,
-])  # fmt: skip
-
-
-def _reach() -> Float:
-    """Return (K, K): how far apart two joints can be, in body heights (shortest way over limbs)."""
-    reach = np.full((_K, _K), np.inf)
-    np.fill_diagonal(reach, 0)
-    for (a, b), length in zip(LIMBS, _LIMB_LENGTHS):
-        reach[a, b] = reach[b, a] = length
-    for k in range(_K):
-        reach = np.minimum(reach, reach[:, k, None] + reach[k])
-    np.fill_diagonal(reach, 1e-3)  # a joint has no distance from itself
-    return reach
-
-
-_REACH_INVERSE = (1 / _reach()).astype(np.float32).ravel()  # (K * K,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +56,13 @@ def group(output: NetworkOutput, config: GroupingConfig) -> list[Person2D]:
     if len(joint) == 0:
         return []
     links = _limbs(joint, xy, score, output.pafs, config)
-    fragments = _join(joint, *links, config)
+    fragments = joined(joint, links, config.rival_max)
     part = np.zeros(len(joint), np.int8)
-    for n, fragment in enumerate(fragments):
-        part[fragment] = n % 128
-    members, part = set_apart(_mend(fragments, joint, xy, config), part, joint, xy, score, links)
+    part[[n for peaks in fragments for n in peaks]] = np.repeat(
+        np.arange(len(fragments)) % 128, [len(peaks) for peaks in fragments]
+    )
+    people = mended(fragments, joint, xy, config.mend_stretch_max)
+    members, part = set_apart(people, part, joint, xy, score, links)
     return _people(members, joint, xy, score, part, output, config)
 
 
@@ -90,18 +70,17 @@ def _peaks(heatmaps: Float, config: GroupingConfig) -> tuple[Int, Float, Float]:
     """Return all peaks, sorted by joint: joint (P,), cells x y (P, 2) sub-pixel, score (P,)."""
     k, h, w = heatmaps.shape
     padded = np.full((k, h + 2, w + 2), -1, np.float32)
-    padded[:, 1:-1, 1:-1] = heatmaps
-    np.minimum(padded, 1, out=padded)  # keeps infinity out of the logarithms
+    # the limit keeps infinity out of the logarithms
+    np.minimum(heatmaps, 1, out=padded[:, 1:-1, 1:-1], casting="same_kind")
     flat, row = padded.ravel(), w + 2
     at = np.flatnonzero(flat > config.peak_score_min)
-    value = flat[at]
+    value = flat.take(at)
     # Of equal neighbours (a joint half-way between two cells) the first one is the peak.
-    earlier = (-row - 1, -row, -row + 1, -1)
-    top = np.ones(len(at), bool)
-    for step in earlier:
-        top &= (value > flat[at + step]) | np.isnan(flat[at + step])
-        top &= (value >= flat[at - step]) | np.isnan(flat[at - step])
-    at, value = at[top], value[top]
+    earlier = np.array([[-row - 1], [-row], [-row + 1], [-1]])
+    higher = (flat.take(at + earlier) >= value).any(0)  # NaN is never higher
+    higher |= (flat.take(at - earlier) > value).any(0)
+    top = np.flatnonzero(~higher)
+    at, value = at.take(top), value.take(top)
     joint, rest = np.divmod(at, (h + 2) * row)
     y, x = np.divmod(rest, row)
     if len(at) and np.bincount(joint).max() > config.peaks_max:
@@ -109,11 +88,11 @@ def _peaks(heatmaps: Float, config: GroupingConfig) -> tuple[Int, Float, Float]:
         start = np.searchsorted(joint, joint[order])
         keep = np.sort(order[np.arange(len(order)) - start < config.peaks_max])
         at, value, joint, x, y = at[keep], value[keep], joint[keep], x[keep], y[keep]
-    log = _log(value)
-    dx = _offset(_log(flat[at - 1]), log, _log(flat[at + 1]), x == 1, x == w)
-    dy = _offset(_log(flat[at - row]), log, _log(flat[at + row]), y == 1, y == h)
-    xy = np.stack([x - 1 + dx, y - 1 + dy], 1).astype(np.float32)
-    return joint, xy, value
+    step, place = np.array([[1], [row]]), np.stack([x, y])
+    end = place == [[w], [h]]
+    before, after = _log(flat.take(at - step)), _log(flat.take(at + step))
+    shift = _offset(before, _log(value), after, place == 1, end)
+    return joint, (place - 1 + shift).T.astype(np.float32), value
 
 
 def _log(value: Float) -> Float:
@@ -130,11 +109,13 @@ def _offset(
     variance = SIGMA_CELLS**2
     bend = before - 2 * here + after
     inner = np.where(bend < -1e-6, 0.5 * (before - after) / np.minimum(bend, -1e-6), 0)
-    right = 0.5 - variance * (here - after)
-    left = variance * (here - before) - 0.5
-    alone = first & last
-    out = np.where(first, right, np.where(last, left, inner))
-    return np.where(alone, 0, np.clip(out, -0.5, 0.5))
+    border = first | last
+    if border.any():
+        right = 0.5 - variance * (here - after)
+        left = variance * (here - before) - 0.5
+        inner = np.where(first, right, np.where(last, left, inner))
+        inner[first & last] = 0
+    return np.asarray(np.minimum(np.maximum(inner, -0.5), 0.5))
 
 
 def _limbs(
@@ -153,7 +134,7 @@ def _limbs(
     x, y = np.ascontiguousarray(xy.T)
     dx, dy = x.take(b) - x.take(a), y.take(b) - y.take(a)
     square = dx * dx + dy * dy
-    longest = np.minimum(config.limb_length_max, config.body_height_max * _LIMB_LENGTHS) * max(h, w)
+    longest = np.minimum(config.limb_length_max, config.body_height_max * LIMB_LENGTHS) * max(h, w)
     keep = np.flatnonzero(square < np.maximum(longest**2, 4).astype(np.float32).take(limb))
     limb, a, b, dx, dy = limb.take(keep), a.take(keep), b.take(keep), dx.take(keep), dy.take(keep)
     length = np.sqrt(square.take(keep))
@@ -189,167 +170,6 @@ def _limbs(
     return limb[some], a[some], b[some], total[order]
 
 
-def _join(
-    joint: Int, limb: Int, a: Int, b: Int, pair_score: Float, config: GroupingConfig
-) -> list[list[int]]:
-    """Return people as lists of peaks, no joint twice.
-
-    Links without a rival come first and make fragments. These are then united two by two, always
-    the two with most evidence: the sum of the scores of all links between them.
-    Source of the second step: Keuper et al. 2015, greedy additive edge contraction.
-    """
-    if len(a) == 0:
-        return [[n] for n in range(len(joint))]
-    fragments = _fragments(joint, limb, a, b, pair_score, config)
-    owner = [0] * len(joint)
-    slots = [0] * len(fragments)
-    for n, fragment in enumerate(fragments):
-        for peak in fragment:
-            owner[peak] = n
-            slots[n] |= 1 << int(joint[peak])
-    between: list[dict[int, float]] = [{} for _ in fragments]
-    for i, k, value in zip(a.tolist(), b.tolist(), pair_score.tolist()):
-        p, q = owner[i], owner[k]
-        if not slots[p] & slots[q]:
-            between[p][q] = between[q][p] = between[p].get(q, 0.0) + value
-    heap = [(-value, p, q) for p, row in enumerate(between) for q, value in row.items() if p < q]
-    heapq.heapify(heap)
-    while heap:
-        value, p, q = heapq.heappop(heap)
-        if between[p].get(q) != -value:
-            continue  # united with others meanwhile
-        fragments[p] += fragments[q]
-        fragments[q] = []
-        slots[p] |= slots[q]
-        del between[p][q], between[q][p]
-        changed, between[q] = between[q], {}
-        mine, taken = between[p], slots[p]
-        for r, more in changed.items():
-            del between[r][q]
-            mine[r] = mine.get(r, 0.0) + more
-        for r in [r for r in mine if taken & slots[r]]:
-            del mine[r]
-            between[r].pop(p, None)
-        for r in changed:  # the others are in the heap as they are
-            if (total := mine.get(r)) is not None:
-                between[r][p] = total
-                heapq.heappush(heap, (-total, p, r) if p < r else (-total, r, p))
-    return [f for f in fragments if f]
-
-
-def _fragments(
-    joint: Int, limb: Int, a: Int, b: Int, pair_score: Float, config: GroupingConfig
-) -> list[list[int]]:
-    """Return lists of peaks joined by the links that have no rival at either end, best first."""
-    rival = np.zeros(len(a))
-    for end in (a, b):
-        key = limb * len(joint) + end
-        order = np.argsort(key, kind="stable")  # the best of each key stays first
-        key = key[order]
-        first = np.append(True, key[1:] != key[:-1])
-        # the best one's rival is the second, every other one's is the best
-        following = np.append(order[1:], 0)
-        alone = np.append(first[1:], True)
-        head = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
-        against = np.where(first, np.where(alone, 0, pair_score[following]), pair_score[head])
-        rival[order] = np.maximum(rival[order], against)
-    sure = rival < config.rival_max * pair_score
-    people: list[list[int]] = [[n] for n in range(len(joint))]
-    slots = [1 << k for k in joint.tolist()]
-    owner = list(range(len(joint)))
-    for i, k in zip(a[sure].tolist(), b[sure].tolist()):
-        p, q = owner[i], owner[k]
-        if p == q or slots[p] & slots[q]:
-            continue
-        if len(people[p]) < len(people[q]):
-            p, q = q, p
-        for n in people[q]:
-            owner[n] = p
-        people[p] += people[q]
-        slots[p] |= slots[q]
-        people[q] = []
-    return [p for p in people if p]
-
-
-def _mend(
-    people: list[list[int]], joint: Int, xy: Float, config: GroupingConfig
-) -> list[list[int]]:
-    """Return people with fragments joined that no limb connects (a wrist without its elbow).
-
-    Two joints are never farther apart than the way over the limbs, so every pair of joints says
-    how tall a body must at least be. Fragments that share no joint become one person if that
-    makes nobody taller by more than `mend_stretch_max`, the most compact union first.
-    """
-    seen = np.zeros((len(people), _K), np.float32)
-    for n, peaks in enumerate(people):
-        seen[n, joint[peaks]] = 1
-    free = (seen @ seen.T) == 0
-    if not free.any():
-        return people
-    order = np.array([n for p in people for n in p], np.intp)
-    count = np.array([len(p) for p in people])
-    start = np.cumsum(count) - count
-    at, k = xy[order], joint[order]
-    # blocks: every fragment with itself, then every pair of fragments that share no joint
-    every = np.arange(len(people))
-    first, second = np.nonzero(np.triu(free))
-    p, q = np.concatenate([every, first]), np.concatenate([every, second])
-    size = count[p] * count[q]
-    begin = np.cumsum(size) - size
-    within = np.arange(size.sum()) - np.repeat(begin, size)
-    row, column = np.divmod(within, np.repeat(count[q], size))
-    i, j = np.repeat(start[p], size) + row, np.repeat(start[q], size) + column
-    apart = at.take(i, 0) - at.take(j, 0)
-    apart = np.sqrt(apart[:, 0] ** 2 + apart[:, 1] ** 2)
-    tall = np.maximum(apart - 0.5, 0) * _REACH_INVERSE.take(k[i] * _K + k[j])
-    most, total = np.zeros((2, len(people), len(people)), np.float32)
-    most[p, q] = most[q, p] = np.maximum.reduceat(tall, begin)
-    total[p, q] = total[q, p] = np.add.reduceat(tall, begin)
-    return _unite(people, free, most, total, config.mend_stretch_max)
-
-
-def _unite(
-    people: list[list[int]], free: NDArray[np.bool_], most: Float, total: Float, stretch: float
-) -> list[list[int]]:
-    """Return people after uniting free pairs, the most compact union first.
-
-    free, most, total (F, F): fragments without a common joint; the largest and the sum of the
-    body heights that their pairs of joints ask for (on the diagonal: within a fragment).
-    """
-    people = [list(p) for p in people]
-    own = np.diagonal(most).copy()
-    count = np.array([len(p) for p in people], np.float32)
-
-    def cost_of(p: slice) -> Float:
-        height = np.maximum(own[p, None], own)
-        cost: Float = total[p] / np.maximum(count[p, None] * count * height, 1e-6)
-        cost[~free[p] | (height == 0) | (most[p] > stretch * height)] = np.inf
-        return cost
-
-    cost = cost_of(slice(None))
-    lowest = cost.min(1)  # of each row, or less: corrected when a row comes up
-    while True:
-        p = int(np.argmin(lowest))
-        q = int(np.argmin(cost[p]))
-        if cost[p, q] > lowest[p]:
-            lowest[p] = cost[p, q]
-            continue
-        if not np.isfinite(cost[p, q]):
-            return [p for p in people if p]
-        people[p] += people[q]
-        people[q] = []
-        own[p] = max(own[p], own[q], most[p, q])
-        count[p] += count[q]
-        most[p] = most[:, p] = np.maximum(most[p], most[q])
-        total[p] = total[:, p] = total[p] + total[q]
-        free[p] = free[:, p] = free[p] & free[q]
-        free[q] = free[:, q] = False
-        cost[p] = cost[:, p] = cost_of(slice(p, p + 1))[0]
-        cost[q] = cost[:, q] = np.inf
-        np.minimum(lowest, cost[p], out=lowest)
-        lowest[p], lowest[q] = cost[p].min(), np.inf
-
-
 def _people(
     members: list[list[int]],
     joint: Int,
@@ -360,8 +180,10 @@ def _people(
     config: GroupingConfig,
 ) -> list[Person2D]:
     """Return records of the people that have enough evidence, best first."""
-    ranked = [(_person_score(score[p]), p) for p in members if len(p) >= config.joints_min]
-    ranked = [item for item in ranked if item[0] >= config.score_min]
+    members = [p for p in members if len(p) >= config.joints_min]
+    ranked = [
+        item for item in zip(_person_scores(members, score), members) if item[0] >= config.score_min
+    ]
     ranked.sort(key=lambda item: -item[0])
     ranked = ranked[: config.people_max]
     if not ranked:
@@ -389,10 +211,14 @@ def _people(
     ]
 
 
-def _person_score(confidence: Float) -> float:
-    """Return how sure a person is: confident joints count most, people of few joints for less.
+def _person_scores(members: list[list[int]], score: Float) -> list[float]:
+    """Return how sure people are: confident joints count most, people of few joints for less.
 
     Of nine forms tried on the maps of a bottom-up network this one ranked best (COCO AP).
     """
-    weighted = float(confidence @ confidence) / float(confidence.sum())
-    return weighted * math.sqrt(len(confidence) / _K)
+    count = np.array([len(p) for p in members], np.intp)
+    person = np.repeat(np.arange(len(members)), count)
+    sure = score[[n for p in members for n in p]].astype(float)
+    weighted = np.bincount(person, sure * sure) / np.bincount(person, sure)
+    scores: list[float] = (weighted * np.sqrt(count / _K)).tolist()
+    return scores

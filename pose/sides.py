@@ -55,15 +55,23 @@ def _exchanged(
 ) -> dict[int, int]:  # fmt: skip
     """Return which peaks give way to others."""
     alone = {person[0] for person in people if len(person) == 1}
-    value: dict[tuple[int, int], float] | None = None
     exchanged: dict[int, int] = {}
+    if not alone:
+        return exchanged
+    value: dict[tuple[int, int], float] | None = None
+    kinds, (xs, ys) = joint.tolist(), xy.T.tolist()
+
+    def apart(p: int, q: int) -> float:
+        far: float = max(abs(xs[p] - xs[q]), abs(ys[p] - ys[q]))
+        return far
+
     for person in people:
         if len(person) < _JOINTS_MIN or not alone:
             continue
-        at = {int(joint[p]): p for p in person}
+        at = {kinds[p]: p for p in person}
         for sides in _ENDS:
             ends = [at[end] for end, _ in sides if end in at]
-            if len(ends) < 2 or np.abs(xy[ends[0]] - xy[ends[1]]).max() > _SAME_CELLS:
+            if len(ends) < 2 or apart(ends[0], ends[1]) > _SAME_CELLS:
                 continue
             if value is None:
                 _, a, b, scores = links
@@ -72,8 +80,8 @@ def _exchanged(
             for end, inner in sides:
                 own, start = at[end], at.get(inner, -1)
                 now = value.get((start, own), _LINK_UNKNOWN)
-                for peak in (p for p in alone if joint[p] == end and (start, p) in value):
-                    far = np.abs(xy[peak] - xy[own]).max() > _APART_CELLS
+                for peak in (p for p in alone if kinds[p] == end and (start, p) in value):
+                    far = apart(peak, own) > _APART_CELLS
                     sure = score[peak] >= _SCORE_SHARE * score[own]
                     if far and sure and value[start, peak] >= _LINK_SHARE * now:
                         moves.append((float(score[peak] - score[own]), own, peak))
