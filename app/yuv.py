@@ -101,11 +101,19 @@ class YuvPicture:
     def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:
         """Return BGR at these px, in the shape that y and x broadcast to, and 3."""
         down, right = self._halved
-        bright, *colours = map(np.atleast_3d, self._planes)
+        bright, *colours = self._planes
         parts = [bright[y, x], *(c[y >> down, x >> right] for c in colours)]
-        yuv = np.concatenate(parts, -1).astype(np.float32)
-        bgr = yuv @ self._matrix[:, :3].T + self._matrix[:, 3]
-        return np.asarray(np.clip(np.rint(bgr), 0, 255), np.uint8)
+        yuv = np.empty((*parts[0].shape, 3), np.float32)
+        yuv[..., 0] = parts[0]
+        if len(parts) == 2:  # both colours in one plane
+            yuv[..., 1:] = parts[1]
+        else:
+            yuv[..., 1], yuv[..., 2] = parts[1:]
+        bgr = yuv @ self._matrix[:, :3].T
+        bgr += self._matrix[:, 3]
+        np.rint(bgr, out=bgr)
+        np.minimum(np.maximum(bgr, 0, out=bgr), 255, out=bgr)
+        return bgr.astype(np.uint8)
 
 
 def _planes(frame: Any) -> list[UInt8]:

@@ -21,12 +21,11 @@ TORSO = tuple(INDEX_2D[n] for n in ("l_shoulder", "r_shoulder", "r_hip", "l_hip"
 _KNEES = tuple(INDEX_2D[n] for n in ("r_knee", "l_knee"))
 _HUES, _GREYS, _SATURATIONS = 12, 4, 2
 _BINS = _HUES * _SATURATIONS + _GREYS
-# Corners a b c d of the patches read, of trunk and thighs; how far along (63, 1) and down they are.
+_UNKNOWN = np.full(2 * _BINS, np.nan)
+# Corners a b c d of the patches read, of trunk and thighs; how far along (63,) and down they are.
 _CORNERS = np.array([*zip(TORSO, (TORSO[3], TORSO[2], *_KNEES), strict=True)])
 _FALL = np.array([[1.0], [0.8]])
-_U, _V = (
-    g.reshape(-1, 1) for g in np.meshgrid(np.linspace(0.15, 0.85, 7), np.linspace(0.1, 0.9, 9))
-)
+_U, _V = (g.ravel() for g in np.meshgrid(np.linspace(0.15, 0.85, 7), np.linspace(0.1, 0.9, 9)))
 
 
 def appearance(frame: Frame, points: Float) -> Float:
@@ -44,10 +43,13 @@ def appearance(frame: Frame, points: Float) -> Float:
     # square of the upper ones
     a, b, c, d = (points[:, k] for k in _CORNERS)  # (M, 2, 2)
     down = np.where(np.isfinite(c + d), (c + d - a - b) / 2, _down(b - a) * 1.4)
-    xy = a[:, :, None] + (b - a)[:, :, None] * _U + (_FALL * down)[:, :, None] * _V
-    ok = np.asarray(np.isfinite(xy).all(-1))
-    at = np.rint(np.where(ok[..., None], xy, -1)).astype(np.int64)
-    x, y = at[..., 0], at[..., 1]
+    # x and y apart, (M, 2, 63) each: numpy is slow along an axis of two
+    x, y = (
+        start[..., None] + across[..., None] * _U + fall[..., None] * _V
+        for start, across, fall in zip(*(v.transpose(2, 0, 1) for v in (a, b - a, _FALL * down)))
+    )
+    ok = np.asarray(np.isfinite(x + y))
+    x, y = (np.rint(np.where(ok, v, -1)).astype(np.int64) for v in (x, y))
     ok &= (x >= 0) & (y >= 0) & (x < w) & (y < h)
     pixel = frame.pixels(np.where(ok, y, 0), np.where(ok, x, 0))
     row = np.arange(2 * len(points)).reshape(-1, 2, 1) * _BINS
@@ -64,14 +66,13 @@ def _down(across: Float) -> Float:
 
 
 def _colour_bins(bgr: NDArray[np.uint8]) -> NDArray[np.intp]:
-    c = bgr.astype(np.float32)
-    top, low = c.max(-1), c.min(-1)
+    b, g, r = (bgr[..., i].astype(np.float32) for i in range(3))
+    top, low = np.maximum(np.maximum(b, g), r), np.minimum(np.minimum(b, g), r)
     spread = top - low
     safe = np.maximum(spread, 1e-6)
-    b, g, r = c[..., 0], c[..., 1], c[..., 2]
-    hue = np.where(
-        top == r, (g - b) / safe % 6, np.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4)
-    )
+    red = (g - b) / safe
+    red = np.where(red < 0, red + 6, red)
+    hue = np.where(top == r, red, np.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4))
     saturation = spread / np.maximum(top, 1)
     hue_bin = np.minimum((hue / 6 * _HUES).astype(np.int64), _HUES - 1)
     coloured = hue_bin * _SATURATIONS + (saturation > 0.55)
@@ -81,23 +82,42 @@ def _colour_bins(bgr: NDArray[np.uint8]) -> NDArray[np.intp]:
 
 def colour_distances(a: Sequence[Float | None], b: Sequence[Float | None]) -> Float:
     """Return the Bhattacharyya distances (A, B) in [0, 1]; 0.5 where nothing common is known."""
-    nothing = np.full(2 * _BINS, np.nan)
-    p = np.array([nothing if v is None else v for v in a]).reshape(-1, 2, _BINS)
-    q = np.array([nothing if v is None else v for v in b]).reshape(-1, 2, _BINS)
-    known_p, known_q = np.isfinite(p[..., 0]), np.isfinite(q[..., 0])
-    p, q = (np.sqrt(np.where(k[..., None], v, 0)) for v, k in ((p, known_p), (q, known_q)))
+    (p, known_p), (q, known_q) = _roots(a), _roots(b)
     overlap = p.swapaxes(0, 1) @ q.transpose(1, 2, 0)  # (2, A, B)
-    both = (known_p.T[:, :, None] & known_q.T[:, None]).astype(float)
+    return _distance(overlap, known_p.T[:, :, None] & known_q.T[:, None])
+
+
+def colour_changes(a: Sequence[Float | None], b: Sequence[Float | None]) -> Float:
+    """Return the diagonal (A,) of `colour_distances` of as many."""
+    (p, known_p), (q, known_q) = _roots(a), _roots(b)
+    return _distance(np.vecdot(p, q).T, (known_p & known_q).T)
+
+
+def _roots(colours: Sequence[Float | None]) -> tuple[Float, NDArray[np.bool_]]:
+    """Return the square roots (N, 2, bins) of colours, and which of the two parts are known."""
+    whole = stacked_colours(colours).reshape(-1, 2, _BINS)
+    known = np.isfinite(whole[..., 0])
+    return np.sqrt(np.where(known[..., None], whole, 0)), known
+
+
+def _distance(overlap: Float, both: NDArray[np.bool_]) -> Float:
+    """Return the mean over the first axis, the parts that both know."""
     distance = np.sqrt(np.minimum(np.maximum(1 - overlap, 0), 1)) * both
     n = both.sum(0)
     return np.asarray(np.where(n > 0, distance.sum(0) / np.maximum(n, 1), 0.5))
 
 
-def mixed_colours(old: Float | None, new: Float, gain: float) -> Float:
-    """Return remembered colours with new ones mixed in; parts not seen keep what is known."""
-    if old is None:
-        return new
-    both = np.where(np.isfinite(new), old + gain * (new - old), old)
+def stacked_colours(colours: Sequence[Float | None]) -> Float:
+    """Return colours (N, 2 bins), NaN where nothing is known."""
+    return np.array([_UNKNOWN if c is None else c for c in colours]).reshape(-1, 2 * _BINS)
+
+
+def mixed_colours(old: Float, new: Float, gain: Float) -> Float:
+    """Return remembered colours (N, 2 bins) with new ones mixed in by gain (N,).
+
+    Parts not seen (NaN) keep what is known.
+    """
+    both = np.where(np.isfinite(new), old + gain[:, None] * (new - old), old)
     return np.asarray(np.where(np.isfinite(old), both, new))
 
 

@@ -140,13 +140,14 @@ def _turns(
     feet, anchor (n, 4, 3) and share (n, 4) as in `_POINTS`; centre and axes (n, 2, 6, 3) of turns.
     """
     n = len(feet)
-    ax, ay, az = np.moveaxis(axes, -1, 0)[:, :, :, None]  # (n, 2, 1, 6)
+    ax, ay, az = axes.transpose(3, 0, 1, 2)[:, :, :, None]  # (n, 2, 1, 6)
     arm = feet.reshape(n, 2, 2, 1, 3) - centre[:, :, None]
-    px, py, pz = np.moveaxis(arm, -1, 0)
+    px, py, pz = arm.transpose(4, 0, 1, 2, 3)
     slope = np.stack([ay * pz - az * py, az * px - ax * pz, ax * py - ay * px], 3)
     slope = (slope * _MOVES[:, :, None]).reshape(n, 2, 6, 6)  # rows: ankle x y z, foot x y z
     wanted = (share[..., None] * (anchor - feet)).reshape(n, 2, 6, 1)
     weight = np.repeat(np.maximum(share, 1e-3), 3, axis=1).reshape(n, 2, 6, 1)
     turned = (weight * slope).swapaxes(2, 3)
     normal = turned @ slope + (0.01 / stiff_rad) ** 2 * np.eye(6)
-    return np.asarray(np.clip(np.linalg.solve(normal, turned @ wanted)[..., 0], -0.3, 0.3))
+    turns = np.linalg.solve(normal, turned @ wanted)[..., 0]
+    return np.asarray(np.minimum(np.maximum(turns, -0.3), 0.3))

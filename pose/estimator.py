@@ -194,9 +194,10 @@ class Follower:
         pairs = [(t, people[j]) for t, j in matches.pairs]
         rows = np.array([t.slot for t, _ in pairs], np.intp)
         root, rotations = self._fit(frame, rows, [p for _, p in pairs])
-        self._outline(frame, pairs, rows, root, rotations)
+        offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows])
+        self._outline(frame, pairs, offsets, root, rotations)
         fitted = time.perf_counter()
-        there = self._show(frame, pairs, rows, root, rotations) if pairs else []
+        there = self._show(frame, pairs, rows, root, rotations, offsets) if pairs else []
         there += self._hold(frame, matches.missed)
         self._nameless = [(t, p) for t, p in there if p.track_id < 0]
         shown = sorted((p for _, p in there if p.track_id >= 0), key=lambda p: p.track_id)
@@ -258,7 +259,8 @@ class Follower:
                 self._known_bodies[track.track_id] = bodies.saved(track.slot)
         while len(self._known_bodies) > 200:
             self._known_bodies.pop(next(iter(self._known_bodies)))
-        self._clear([*matches.born, *matches.ended])
+        if matches.born or matches.ended:
+            self._clear([*matches.born, *matches.ended])
         if matches.reset:
             rows = np.array([t.slot for t in self._tracker.tracks], np.intp)
             self._fitter.stop(rows)
@@ -304,7 +306,7 @@ class Follower:
         return self._fitter.fit(rows, evidence, frame.time_s)
 
     def _outline(
-        self, frame: Frame, pairs: list[tuple[Track, Person3D]], rows: NDArray[np.intp],
+        self, frame: Frame, pairs: list[tuple[Track, Person3D]], offsets: Float,
         root: Float, rotations: Float,
     ) -> None:  # fmt: skip
         """Tell the tracks of people partly seen where the rest of the body is in the picture."""
@@ -313,8 +315,7 @@ class Follower:
         part = ~np.isfinite(np.array([p.seen.joints_px for _, p in pairs])).all((1, 2))
         if not part.any():
             return
-        offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows[part]])
-        body = sk.marks(sk.forward(root[part], rotations[part], offsets)[0])
+        body = sk.marks(sk.forward(root[part], rotations[part], offsets[part])[0])
         for i, px in zip(np.flatnonzero(part), frame.camera.camera_to_image(body)):
             pairs[i][0].body_px = px
 
@@ -335,7 +336,7 @@ class Follower:
 
     def _show(
         self, frame: Frame, pairs: list[tuple[Track, Person3D]], rows: NDArray[np.intp],
-        root: Float, rotations: Float,
+        root: Float, rotations: Float, offsets: Float,
     ) -> list[tuple[Track, TrackedPerson]]:  # fmt: skip
         now = frame.time_s
         px = np.array([p.seen.joints_px for _, p in pairs], float)
@@ -343,7 +344,6 @@ class Follower:
         if self._pixels is not None:
             px = self._pixels(px, now, rows, unit=size)
         root, rotations = self._smooth(now, rows, root, rotations)
-        offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows])
         if self._feet is None:
             joints = sk.forward(root, rotations, offsets)[0][:, :_J]
         else:
@@ -358,7 +358,7 @@ class Follower:
         out = []
         for i, (track, _) in enumerate(pairs):
             tracked = TrackedPerson(
-                track.track_id, float(np.clip(track.score, 0, 1)), px[i], confidence[i],
+                track.track_id, min(max(track.score, 0.0), 1.0), px[i], confidence[i],
                 joints[i], state[i], boxes[i], rotations[i],
             )  # fmt: skip
             self._last[track.slot] = tracked

@@ -120,7 +120,8 @@ def size_errors(joints_rel_m: Float, sigma_m: Float, read: NDArray[np.bool_]) ->
     2D joints tell nothing of size; bones that were `read` (N,) do, and then the bones as a whole
     err by a quarter of what is stated for one of them (see `body.BIAS`).
     """
-    bone = np.linalg.norm(joints_rel_m - joints_rel_m[:, _UP], axis=-1)
+    along = joints_rel_m - joints_rel_m[:, _UP]
+    bone = np.sqrt(np.vecdot(along, along))
     error = np.sqrt((sigma_m**2 + sigma_m[:, _UP] ** 2) / 3)  # along one axis
     share = error.sum(1) / np.maximum(bone.sum(1), 0.1)
     return np.where(read, np.minimum(0.25 * share, placement.SIZE_SPREAD), placement.SIZE_SPREAD)
@@ -213,10 +214,11 @@ def encode(rays: Float, score: Float, bones: Float | None) -> tuple[Float, Float
 
 def _mean_direction(rays: Float, weight: Float) -> Float:
     """Return unit vectors (N, 3) to the weighted mean of the directions of rays (N, K, 2)."""
-    full = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
-    full /= np.linalg.norm(full, axis=-1, keepdims=True)
-    mean = (weight[..., None] * full).sum(1) + np.array([0, 0, 1e-9])
-    return np.asarray(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
+    weight = weight / np.sqrt(1 + np.vecdot(rays, rays))
+    mean = np.empty((len(rays), 3))
+    mean[:, :2] = (weight[:, None] @ rays)[:, 0]
+    mean[:, 2] = weight.sum(1) + 1e-9
+    return np.asarray(mean / np.sqrt(np.vecdot(mean, mean))[:, None])
 
 
 def rotation_to_axis(directions: Float) -> Float:

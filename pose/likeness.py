@@ -36,8 +36,7 @@ def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
     Object keypoint similarity with `size` (A, B) px as the root of the area; `slack` (A,) widens
     the tolerance. Pairs without common points get 0; few common points count less.
     """
-    seen_a, seen_b = np.isfinite(a).all(-1), np.isfinite(b).all(-1)
-    wide = np.broadcast_to(np.asarray(slack, float), (len(a),))[:, None]
+    seen_a, seen_b = np.isfinite(a[..., 0] + a[..., 1]), np.isfinite(b[..., 0] + b[..., 1])
     # joints not seen are put so far away, each side to its own end, that they add nothing
     ax, ay = np.where(seen_a, a.transpose(2, 0, 1), _FAR_PX) / _SPREAD
     bx, by = np.where(seen_b, b.transpose(2, 0, 1), -_FAR_PX) / _SPREAD
@@ -45,7 +44,7 @@ def oks(a: Float, b: Float, size: Float, slack: Float | float = 1.0) -> Float:
     e *= e
     y *= y
     e += y
-    e *= (-0.5 / (size * wide) ** 2)[..., None]
+    e *= (-0.5 / (size * np.reshape(slack, (-1, 1))) ** 2)[..., None]
     # exp is slow, slowest where its result is too small to count, as it is for most pairs
     on = np.flatnonzero(e > _EXPONENT_MIN)
     share = np.zeros(e.shape)

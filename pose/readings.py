@@ -23,8 +23,8 @@ def sane(people: Sequence[Person3D]) -> list[Person3D]:
 
     Of those who are not lifted nothing is known: they stay.
     """
-    if not people:
-        return []
+    if not any(p.lifted for p in people):
+        return list(people)
     joints = np.array([p.joints_rel_m for p in people])
     sigma = np.array([p.sigma_m for p in people])
     root = np.array([p.root_m for p in people])

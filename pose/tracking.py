@@ -26,6 +26,7 @@ from manypose.pose.appearance import (
     thumbnail,
     unlike,
 )
+from manypose.pose.joints import MIRROR_2D
 from manypose.pose.likeness import Seen, alike, oks, stacked
 from manypose.pose.records import Frame, Person3D
 from manypose.pose.tracking_memory import (
@@ -316,9 +317,9 @@ class Tracker:
         carried = last + (v_px * np.clip(dt, 0, 0.2)[:, None])[:, None]
         there = np.isfinite(points[..., 0])
         points = np.where(there[..., None], points, carried)
+        seen_s = np.where(there, now, np.array([t.joint_s for t in tracks]))
         for i, (track, j) in enumerate(matched):
-            track.points_px = points[i]
-            track.joint_s = np.where(there[i], now, track.joint_s)
+            track.points_px, track.joint_s = points[i], seen_s[i]
             if sound[j]:  # weak ones tell little of the whole
                 track.velocity_px, track.velocity_m = v_px[i], v_m[i]
                 track.pose_m, track.root_m = seen.poses[j], roots[i]
@@ -348,23 +349,30 @@ class Tracker:
         slack = 1 + 3 * np.minimum(gap, 1.0)  # less sure the longer not seen
         near = oks(last + shift[:, None], seen.points, size, slack)
         if (near.max(1) < 0.5).any():  # somebody jumped, or left and right were exchanged
-            near = alike(last + shift[:, None], seen.points, size, slack)
-        pose = np.array([t.pose_m for t in tracks])
-        # sums run over the first axes, which is quick
-        change = pose.transpose(2, 1, 0)[..., None] - seen.poses.transpose(2, 1, 0)[:, :, None]
-        change *= change
-        apart = np.sqrt(change.sum(0)).sum(0) / pose.shape[1]
+            mirrored = seen.points[:, MIRROR_2D]
+            near = np.maximum(near, oks(last + shift[:, None], mirrored, size, slack))
         root = np.array([t.root_m for t in tracks])
         expected = root + np.array([t.velocity_m for t in tracks]) * ahead
         away = expected[:, None] - seen.roots[None]
         # depth is the uncertain coordinate: a quarter of the weight of the others
         walked = np.hypot(np.hypot(away[..., 0], away[..., 1]), 0.25 * away[..., 2])
-        cost = 0.4 * (1 - near) + 0.25 * np.minimum(1, apart / 0.3) + 0.2 * np.minimum(1, walked)
         reach = 0.5 + self._config.speed_max_m_s * np.maximum(gap, 1 / 30)
         out = (walked > reach[:, None]) & (near < 0.3)
         many = np.isfinite(seen.points[..., 0]).sum(1) >= 8  # few joints of somebody near jump far
         out |= (near < self._config.near_min) & many
-        return near, np.where(out, 1e6, cost)
+        cost = np.full(out.shape, 1e6)
+        i, j = np.nonzero(~out)  # few: poses are compared where they can matter
+        pose = np.array([t.pose_m for t in tracks])
+        # sums run over the first axes, which is quick
+        change = pose.transpose(2, 1, 0)[..., i] - seen.poses.transpose(2, 1, 0)[..., j]
+        change *= change
+        apart = np.sqrt(change.sum(0)).sum(0) / pose.shape[1]
+        cost[i, j] = (
+            0.4 * (1 - near[i, j])
+            + 0.25 * np.minimum(1, apart / 0.3)
+            + 0.2 * np.minimum(1, walked[i, j])
+        )
+        return near, cost
 
     def _changed(self, frame: Frame) -> float:
         """Return how little this picture has to do with the last, 0 (same) to 1 (nothing)."""

@@ -6,18 +6,25 @@ who has come back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.pose.appearance import colour_distances, mixed_colours
+from manypose.pose.appearance import (
+    colour_changes,
+    colour_distances,
+    mixed_colours,
+    stacked_colours,
+)
 from manypose.pose.joints import JOINTS_2D
 from manypose.pose.likeness import alike
 
 Float = NDArray[np.floating[Any]]
+
+_NEVER = 1e3  # the cost of what must not be
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +104,23 @@ def learn(looks: Sequence[tuple[Track, Float]]) -> list[tuple[Track, Float]]:
     """Mix in what clothes look like; return those who wear other clothes, twice in a row."""
     if not looks:
         return []
-    distance = colour_distances([c for _, c in looks], [t.colours for t, _ in looks])
-    suspects = []
-    for i, (track, look) in enumerate(looks):
-        strange = track.colours_seen >= 3 and distance[i, i] > 0.5
+    distance = colour_changes([c for _, c in looks], [t.colours for t, _ in looks]).tolist()
+    suspects, believed = [], []
+    for (track, look), far in zip(looks, distance, strict=True):
+        strange = track.colours_seen >= 3 and far > 0.5
         track.strange = track.strange + 1 if strange else 0
         if not strange or track.strange > 20:
-            gain = max(0.05, 1 / (track.colours_seen + 1))
-            track.colours = mixed_colours(track.colours, look, gain)
-            track.colours_seen += bool(np.isfinite(look).any())
+            believed.append((track, look))
         elif track.strange >= 2:
             suspects.append((track, look))
+    if believed:
+        new = stacked_colours([look for _, look in believed])
+        known = np.asarray(np.isfinite(new).any(1))
+        gain = np.array([max(0.05, 1 / (t.colours_seen + 1)) for t, _ in believed])
+        mixed = mixed_colours(stacked_colours([t.colours for t, _ in believed]), new, gain)
+        for (track, _), colours, some in zip(believed, mixed, known, strict=True):
+            track.colours = colours
+            track.colours_seen += some
     return suspects
 
 
@@ -215,10 +228,14 @@ def _place(track: Track, away: Sequence[Track], now: float, config: TrackingConf
 
 def assign(cost: Float, cost_max: float) -> list[tuple[int, int]]:
     """Return the cheapest pairs (row, column) below the gate."""
+    rows, columns = next(assignments(cost[None], cost_max))
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def assignments(costs: Float, cost_max: float) -> Iterator[NDArray[np.intp]]:
+    """Yield rows and columns (2, P) of the cheapest pairs below the gate, for each of the costs."""
     from scipy.optimize import linear_sum_assignment
 
-    if not cost.size:
-        return []
-    rows, columns = linear_sum_assignment(np.where(cost < cost_max, cost, 1e3))
-    good = cost[rows, columns] < cost_max
-    return list(zip(rows[good].tolist(), columns[good].tolist(), strict=True))
+    for gated in np.where(costs < cost_max, costs, _NEVER):
+        pairs = np.array(linear_sum_assignment(gated))
+        yield pairs[:, gated[pairs[0], pairs[1]] < _NEVER]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose.likeness import oks
-from manypose.pose.tracking_memory import assign
+from manypose.pose.tracking_memory import assign, assignments
 
 Float = NDArray[np.floating[Any]]
 Int = NDArray[np.intp]
@@ -138,10 +138,10 @@ def _takes(sides: _Sides, step_s: float, config: MixConfig) -> Int:
     takes = np.where(value.max(1) > 0, best, -1)
     takes[:, ~shared] = np.where(has, own[:, None], -1)[:, ~shared]
     order = np.sort(takes, 0)
-    for k in np.flatnonzero(((order[1:] == order[:-1]) & (order[1:] >= 0)).any(0) & shared):
-        takes[:, k] = -1  # two want the same joint
-        for t, m in assign(-value[:, :, k], 0.0):
-            takes[t, k] = m
+    twice = np.flatnonzero(((order[1:] == order[:-1]) & (order[1:] >= 0)).any(0) & shared)
+    takes[:, twice] = -1  # two want the same joint
+    for k, pairs in zip(twice.tolist(), assignments(-value[:, :, twice].transpose(2, 0, 1), 0.0)):
+        takes[pairs[0], k] = pairs[1]
     return takes
 
 

@@ -75,8 +75,9 @@ def shared_out(
     near = Expected(last, np.array([t.size_px for t in sure]), step_s)
     points = np.where((places >= 0)[..., None], points[places, joints], np.nan)
     again, foreign = regrouped(points, near, MixConfig())
-    for track, borrowed in zip(sure, foreign):
-        track.borrowed_s = np.where(borrowed, track.borrowed_s + step_s, 0.0)
+    since = np.array([t.borrowed_s for t in sure]) + step_s
+    for track, borrowed_s in zip(sure, np.where(foreign, since, 0.0)):
+        track.borrowed_s = borrowed_s
     return np.where(again >= 0, places[again, joints], -1)
 
 
@@ -147,9 +148,10 @@ def reunited(
     of, people = reading[first], len(expected)  # the reading of each part
     slots = np.zeros((len(first), points.shape[1]), bool)
     slots[unit, joint] = True
-    error = expected[:, joint] - points[reading, joint]
+    error = expected.transpose(2, 0, 1)[..., joint]
+    error -= points[reading, joint].T[:, None]
     error *= error
-    square = (error[..., 0] + error[..., 1]) / sizes[:, None] ** 2
+    square = (error[0] + error[1]) / sizes[:, None] ** 2
     variance = spread[:, joint] ** 2
     known = np.isfinite(square)
     value = -square / (2 * variance) - np.log(2 * math.pi * variance)
@@ -158,7 +160,7 @@ def reunited(
     gain, against = parts @ value.T, config.keep * (parts @ known.T)
     owner, taken = _owners(gain, slots)
     size = slots.sum(1)
-    for m in np.unique(of[owner < 0]):
+    for m in sorted(set(of[owner < 0].tolist())):
         held = np.flatnonzero((of == m) & (owner >= 0))
         if not len(held):
             continue

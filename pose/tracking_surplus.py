@@ -45,17 +45,24 @@ def parts(seen: Seen, weak: Mask, sound: Mask) -> Mask:
     i, j = np.flatnonzero(weak), np.flatnonzero(sound)
     if not len(i) or not len(j):
         return out
-    ax, ay = seen.points[j][:, None, _LIMBS[:, 0]].transpose(3, 0, 1, 2)  # (J, 1, L)
+    # P pairs whose boxes meet: joints outside somebody's box lie on no limb in it
+    there = np.isfinite(seen.points[..., 0])
+    low = np.where(there[..., None], seen.points, np.inf).min(1)
+    high = np.where(there[..., None], seen.points, -np.inf).max(1)
+    room = (_PART_NEAR * seen.sizes[j])[:, None]
+    meet = (low[i, None] <= high[j] + room) & (high[i, None] >= low[j] - room)
+    weaker, other = np.nonzero(meet.all(-1))
+    i, j = i[weaker], j[other]
+    ax, ay = seen.points[j][:, None, _LIMBS[:, 0]].transpose(3, 0, 1, 2)  # (P, 1, L)
     bx, by = seen.points[j][:, None, _LIMBS[:, 1]].transpose(3, 0, 1, 2)
-    px, py = seen.points[i][:, None, :, None].transpose(4, 0, 1, 2, 3)  # (I, 1, K, 1)
+    px, py = seen.points[i][..., None].transpose(2, 0, 1, 3)  # (P, K, 1)
     ux, uy = bx - ax, by - ay
     dx, dy = px - ax, py - ay
     t = (dx * ux + dy * uy) / np.maximum(ux * ux + uy * uy, 1e-6)
     t = np.minimum(np.maximum(t, 0), 1)
-    away2 = (dx - t * ux) ** 2 + (dy - t * uy) ** 2  # (I, J, K, L)
+    away2 = (dx - t * ux) ** 2 + (dy - t * uy) ** 2  # (P, K, L)
     nearest = np.where(np.isfinite(away2), away2, np.inf).min(-1)
-    there = np.isfinite(seen.points[i][..., 0])
-    on = nearest < (_PART_NEAR * seen.sizes[j][None, :, None]) ** 2
-    share = (on & there[:, None]).sum(-1) / np.maximum(there.sum(-1), 1)[:, None]
-    out[i] = (share >= _PART_SHARE).any(1)
+    on = (nearest < ((_PART_NEAR * seen.sizes[j]) ** 2)[:, None]) & there[i]
+    share = on.sum(-1) / np.maximum(there[i].sum(-1), 1)
+    out[i[share >= _PART_SHARE]] = True
     return out
