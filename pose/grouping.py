@@ -140,7 +140,10 @@ def _limbs(
     length = np.sqrt(square.take(keep))
     over = 1 / np.maximum(length, 1e-6)
     # half up and cut gives the nearest cell
-    lines = np.stack([x.take(a) + 0.5, y.take(a) + 0.5, dx, dy, dx * over, dy * over])
+    lines = np.empty((6, len(keep)), np.float32)
+    lines[0], lines[1], lines[2], lines[3] = x.take(a), y.take(a), dx, dy
+    lines[:2] += 0.5
+    np.multiply(lines[2:4], over, out=lines[4:])
     field = limb * (2 * h * w)
     flat = np.ascontiguousarray(pafs).reshape(-1)
     if not np.isfinite(flat.sum()):
@@ -160,14 +163,15 @@ def _limbs(
     some = np.flatnonzero((quick.sum(0) >= 2) | short)
     t = (np.arange(config.line_samples, dtype=np.float32)[:, None] + 0.5) / config.line_samples
     dot = agreement(lines.take(some, 1), field.take(some), t)
-    mean, share, short = dot.mean(0), (dot > 0.05).mean(0), short[some]
+    short = short.take(some)
+    mean, share = dot.sum(0) / config.line_samples, (dot > 0.05).sum(0) / config.line_samples
     mean = np.where(short, np.maximum(mean, 0.3), mean)
     good = (mean > config.limb_score_min) & ((share >= config.limb_share_min) | short)
     some, mean = some[good], mean[good]
-    total = mean + 0.1 * (score[a[some]] + score[b[some]])
+    total = mean + 0.1 * (score.take(a.take(some)) + score.take(b.take(some)))
     order = np.argsort(-total, kind="stable")
-    some = some[order]
-    return limb[some], a[some], b[some], total[order]
+    some = some.take(order)
+    return limb.take(some), a.take(some), b.take(some), total.take(order)
 
 
 def _people(

@@ -138,17 +138,7 @@ def reassign(
         return changes
     tracks = [t for t, _ in suspects]
     owners = [*tracks, *away]
-    distance = colour_distances([c for _, c in suspects], [t.colours for t in owners])
-    if present:
-        nearest = colour_distances([c for _, c in suspects], [t.colours for t in present]).min(1)
-        distance[distance >= nearest[:, None]] = 1.0
-    distance[:, [t.track_id < 0 for t in owners]] = 1.0
-    distance[~_reachable(tracks, owners, now, config)] = 1.0
-    np.fill_diagonal(distance, 1.0)
-    if len(owners) > 1:
-        order = np.sort(distance, 1)
-        distance[order[:, 1] - order[:, 0] < config.likeness_margin] = 1.0
-    new = dict(assign(distance, config.swap_max))
+    new = _alike(suspects, owners, present, now, config)
     identity = [(t.track_id, t.colours, t.colours_seen) for t in owners]
     taken = set(new.values())
     for i, track in enumerate(tracks):
@@ -172,6 +162,27 @@ def reassign(
             changes.strangers.append(track)
         track.strange = 0
     return changes
+
+
+def _alike(
+    suspects: Sequence[tuple[Track, Float]], owners: Sequence[Track], present: Sequence[Track],
+    now: float, config: TrackingConfig,
+) -> dict[int, int]:  # fmt: skip
+    """Return which suspects wear the clothes of which owners, nobody else's and their own least."""
+    looks = [look for _, look in suspects]
+    distance = colour_distances(looks, [t.colours for t in owners])
+    distance[:, [t.track_id < 0 for t in owners]] = 1.0
+    np.fill_diagonal(distance, 1.0)
+    if not (distance < config.swap_max).any():
+        return {}
+    if present:
+        nearest = colour_distances(looks, [t.colours for t in present]).min(1)
+        distance[distance >= nearest[:, None]] = 1.0
+    distance[~_reachable([t for t, _ in suspects], owners, now, config)] = 1.0
+    if len(owners) > 1:
+        order = np.sort(distance, 1)
+        distance[order[:, 1] - order[:, 0] < config.likeness_margin] = 1.0
+    return dict(assign(distance, config.swap_max))
 
 
 def _reachable(

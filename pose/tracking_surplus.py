@@ -45,13 +45,18 @@ def parts(seen: Seen, weak: Mask, sound: Mask) -> Mask:
     i, j = np.flatnonzero(weak), np.flatnonzero(sound)
     if not len(i) or not len(j):
         return out
-    # P pairs whose boxes meet: joints outside somebody's box lie on no limb in it
+    # P pairs with enough joints in the box: those outside lie on no limb in it
     there = np.isfinite(seen.points[..., 0])
     low = np.where(there[..., None], seen.points, np.inf).min(1)
     high = np.where(there[..., None], seen.points, -np.inf).max(1)
     room = (_PART_NEAR * seen.sizes[j])[:, None]
-    meet = (low[i, None] <= high[j] + room) & (high[i, None] >= low[j] - room)
-    weaker, other = np.nonzero(meet.all(-1))
+    at, least, most = (
+        v.transpose(2, 0, 1)
+        for v in (seen.points[i], (low[j] - room)[None], (high[j] + room)[None])
+    )
+    inside = (at[:, :, None] >= least[..., None]) & (at[:, :, None] <= most[..., None])
+    enough = (inside[0] & inside[1]).sum(-1) >= _PART_SHARE * there[i].sum(-1, keepdims=True)
+    weaker, other = np.nonzero(enough)
     i, j = i[weaker], j[other]
     ax, ay = seen.points[j][:, None, _LIMBS[:, 0]].transpose(3, 0, 1, 2)  # (P, 1, L)
     bx, by = seen.points[j][:, None, _LIMBS[:, 1]].transpose(3, 0, 1, 2)
