@@ -54,6 +54,7 @@ class ModelConfig:
     input: str = ""
     target_fps: float = 0.0
     careful: bool = False
+    close_ups: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         config.fit.encodings,
         size_named(model.input) if model.input else None,
         model.careful,
+        model.close_ups,
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

@@ -26,9 +26,10 @@ from manypose.models.sessions import (
     installed,
 )
 from manypose.models.weights import Weights
+from manypose.pose.close_ups import may_be_close, with_close_ups
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
-from manypose.pose.records import Found2D, Frame, NetworkOutput
+from manypose.pose.records import Found2D, Frame, NetworkOutput, Person2D
 
 if TYPE_CHECKING:
     from manypose.models.adaptive import AdaptiveNetwork
@@ -103,27 +104,46 @@ class StageOneNetwork:
 
 
 class StageOneFrontEnd:
-    """Our own 2D front end: Stage I and the grouping of its joints into people."""
+    """Our own 2D front end: Stage I and the grouping of its joints into people.
+
+    small: the same network with a small input, for people close to the camera.
+    """
 
     def __init__(
-        self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig
-    ) -> None:
+        self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig,
+        small: StageOneNetwork | None = None,
+    ) -> None:  # fmt: skip
         self.network = network
         self.info = network.info
         self.batch = network.info.batch
-        self.parallel = network.parallel
+        self.parallel = network.parallel and (small is None or small.parallel)
         self._grouping = grouping
+        self._small = small
 
     def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
         """Return the people of each frame with milliseconds of resize, network and group."""
-        found = []
         outputs, spent = self.network.timed(frames)
-        for output in outputs:
+        found = []
+        for frame, output in zip(frames, outputs):
             started = time.perf_counter()
-            people = tuple(group(output, self._grouping))
-            group_ms = 1e3 * (time.perf_counter() - started)
-            found.append(Found2D(people, {**spent, "group": group_ms}))
+            people = group(output, self._grouping)
+            ms = {**spent, "group": 1e3 * (time.perf_counter() - started)}
+            if self._small is not None and may_be_close(people, *frame.shape[::-1]):
+                people = self._closer(self._small, frame, people, ms)
+            found.append(Found2D(tuple(people), ms))
         return found
+
+    def _closer(
+        self, small: StageOneNetwork, frame: Frame, people: list[Person2D], ms: dict[str, float]
+    ) -> list[Person2D]:
+        """Return the people and those only a smaller look finds; what it takes is added to `ms`."""
+        (output,), more = small.timed([frame])
+        started = time.perf_counter()
+        closer = group(output, self._grouping)
+        people = with_close_ups(people, closer, *frame.shape[::-1])[: self._grouping.people_max]
+        for key, value in {**more, "group": 1e3 * (time.perf_counter() - started)}.items():
+            ms[key] += value
+        return people
 
 
 def load_network(
@@ -191,12 +211,14 @@ def load_front_end(
     encodings: bool = True,
     size: tuple[int, int] | None = None,
     careful: bool = False,
+    close_ups: bool = False,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
     Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
     user's network. target_fps: the input size is lowered and raised to keep so many frames a
     second, 0 for the file's own size. careful: three input sizes in turn.
+    close_ups: a second, small look at every frame for people who fill it; with OpenVINO only.
     """
     rows = weights.find(model)
     if (target_fps or size or careful) and rows[0].kind == "own":
@@ -226,7 +248,21 @@ def load_front_end(
         )
     else:
         network = load_network(model, backend, device, threads, precision, batch, size, encodings)
-    return StageOneFrontEnd(network, grouping or GroupingConfig())
+    small = _small(network.info, backend, precision, encodings) if close_ups else None
+    return StageOneFrontEnd(network, grouping or GroupingConfig(), small)
+
+
+def _small(info: Info, backend: str, precision: str, encodings: bool) -> StageOneNetwork | None:
+    """Return the network that runs, with half the smallest input there is a file for, if it can."""
+    there = input_sizes(info.model)
+    least = min(there, key=lambda s: s[0] * s[1])
+    size = nearest_size(there, least[0] / 2, least[1] / 2)
+    if info.device != "cpu" or backend not in ("auto", "openvino") or "openvino" not in installed():
+        log.info("no second look for people close to the camera: it needs OpenVINO on the CPU")
+        return None
+    if 1.5 * size[0] * size[1] > info.input_size[0] * info.input_size[1]:
+        return None
+    return load_network(info.model, "openvino", "cpu", info.threads, precision, 1, size, encodings)
 
 
 def input_size(path: Path) -> tuple[int, int]:
@@ -281,6 +317,17 @@ def _of_size(
 def _reshapes(there: tuple[int, int], size: tuple[int, int]) -> bool:
     """Return whether a file of an input size can be given another one."""
     return all(0 < s <= _LARGER * t and (s - t) % SIZE_STEP == 0 for s, t in zip(size, there))
+
+
+def nearest_size(there: Sequence[tuple[int, int]], width: float, height: float) -> tuple[int, int]:
+    """Return the size nearest to a wish that some file, of an input size of these, can be given."""
+    could = [
+        tuple(max(s + SIZE_STEP * round((want - s) / SIZE_STEP), s % SIZE_STEP or SIZE_STEP)
+              for s, want in zip(size, (width, height)))
+        for size in there
+    ]  # fmt: skip
+    w, h = min(could, key=lambda s: abs(s[0] - width) + abs(s[1] - height))
+    return w, h
 
 
 def input_sizes(model: str) -> list[tuple[int, int]]:

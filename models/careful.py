@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from manypose.models.backends import SIZE_STEP, StageOneNetwork, input_sizes, load_network
+from manypose.models.backends import StageOneNetwork, input_sizes, load_network, nearest_size
 from manypose.models.preprocess import grid_to_image, letterbox, on_grid
 from manypose.models.sessions import Array, Session, installed
 
@@ -61,18 +61,7 @@ def sizes(there: Sequence[tuple[int, int]], any_size: bool) -> list[tuple[int, i
     if not any_size:
         return sorted(set(there), key=lambda s: s[0] * s[1], reverse=True)
     least = min(there, key=lambda s: s[0] * s[1])
-    return [_nearest(there, share * least[0], share * least[1]) for share in _SHARES]
-
-
-def _nearest(there: Sequence[tuple[int, int]], width: float, height: float) -> tuple[int, int]:
-    """Return the size nearest to a wish that some file can be given."""
-    could = [
-        tuple(max(s + SIZE_STEP * round((want - s) / SIZE_STEP), s % SIZE_STEP or SIZE_STEP)
-              for s, want in zip(size, (width, height)))
-        for size in there
-    ]  # fmt: skip
-    w, h = min(could, key=lambda s: abs(s[0] - width) + abs(s[1] - height))
-    return w, h
+    return [nearest_size(there, share * least[0], share * least[1]) for share in _SHARES]
 
 
 def _together(networks: Sequence[StageOneNetwork], boxed: Array) -> dict[str, Array]:

@@ -320,3 +320,22 @@ def test_an_input_size_picks_its_files_or_another_grid(small_files: Files) -> No
     for size in ((112, 64), (80, 64), (96, 0), (96 * 5, 64)):
         with pytest.raises(UsageError, match="take one of 96x64"):
             backends.load_network("tiny", "openvino", "cpu", 1, size=size)
+
+
+def test_a_second_look_runs_where_openvino_can_make_the_input_small(
+    small_files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("openvino")
+    frames = _frames(2)
+    plain = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32")
+    two = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32", close_ups=True)
+    assert two.info.input_size == (96, 64)
+    for a, b in zip(plain(frames), two(frames)):
+        assert all(p.score < 0.4 for p in a.people)  # so that the second look was taken
+        assert b.stage_ms.keys() == a.stage_ms.keys()
+        assert b.stage_ms["network"] > 0
+    with caplog.at_level(logging.INFO):
+        alone = backends.load_front_end("tiny", "onnx", "cpu", 1, "fp32", close_ups=True)
+    assert "needs OpenVINO" in caplog.text
+    for a, b in zip(plain(frames), alone(frames)):
+        assert [p.score for p in b.people] == pytest.approx([p.score for p in a.people], abs=1e-3)

@@ -1,0 +1,76 @@
+"""People close to the camera, whom a network sees best in a small picture.
+
+A network knows people of the sizes it was taught. Of somebody who fills the picture, as before a
+webcam, it finds single joints; shown the same picture smaller, the whole person. Their joints are
+coarser there, so only people are taken over whom the usual look would not have shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.records import Person2D
+
+_LARGE = 0.5  # of the height of the network's input, between the outermost joints
+_FRAGMENT = 0.4  # of that height: somebody close leaves at least such pieces
+_SHOWN = 0.4  # the score from which people are reported
+_NEAR = 0.2  # of the person's size: two readings of one joint
+_SAME = 0.3  # of the joints of either person
+
+
+def may_be_close(people: Sequence[Person2D], width: int, height: int) -> bool:
+    """Return whether the smaller look is worth its time: nobody was found, or unexplained pieces.
+
+    people: what the usual look found in a picture of width x height px.
+    """
+    shown = [_box_px(p) for p in people if p.score >= _SHOWN]
+    if not shown:
+        return True
+    least_px = _FRAGMENT * max(height, width / 1.6)
+    for person in people:
+        low, high = _box_px(person)
+        if person.score < _SHOWN and (high - low).max() > least_px:
+            middle = (low + high) / 2
+            if not any((a <= middle).all() and (middle <= b).all() for a, b in shown):
+                return True
+    return False
+
+
+def with_close_ups(
+    people: Sequence[Person2D], closer: Sequence[Person2D], width: int, height: int
+) -> list[Person2D]:
+    """Return the people of a picture, those of a smaller look added who are large and were missed.
+
+    people, closer: what the usual and the smaller look found, image px; width, height: of the
+    picture, px. Whoever is added takes the place of the unsure people made of the same joints.
+    """
+    found = list(people)
+    least_px = _LARGE * max(height, width / 1.6)
+    for person in sorted(closer, key=lambda p: -p.score):
+        if person.score < _SHOWN or (size_px := _extent_px(person)) < least_px:
+            continue
+        same = [p for p in found if _are_one(p, person, _NEAR * size_px)]
+        if all(p.score < _SHOWN for p in same):
+            found = [p for p in found if not any(p is s for s in same)] + [person]
+    return sorted(found, key=lambda p: -p.score)
+
+
+def _box_px(person: Person2D) -> tuple[NDArray[Any], NDArray[Any]]:
+    seen: NDArray[Any] = person.joints_px[person.confidence > 0]
+    return seen.min(0), seen.max(0)
+
+
+def _extent_px(person: Person2D) -> float:
+    low, high = _box_px(person)
+    return float((high - low).max())
+
+
+def _are_one(a: Person2D, b: Person2D, near_px: float) -> bool:
+    both = (a.confidence > 0) & (b.confidence > 0)
+    apart_px = np.hypot(*(a.joints_px - b.joints_px)[both].T)
+    least = min((a.confidence > 0).sum(), (b.confidence > 0).sum())
+    return bool((apart_px < near_px).sum() > _SAME * least)
