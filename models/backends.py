@@ -262,7 +262,9 @@ def _small(info: Info, backend: str, precision: str, encodings: bool) -> StageOn
         return None
     if 1.5 * size[0] * size[1] > info.input_size[0] * info.input_size[1]:
         return None
-    return load_network(info.model, "openvino", "cpu", info.threads, precision, info.batch, size, encodings)
+    return load_network(
+        info.model, "openvino", "cpu", info.threads, precision, info.batch, size, encodings
+    )
 
 
 def input_size(path: Path) -> tuple[int, int]:
