@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -339,3 +340,29 @@ def test_a_second_look_runs_where_openvino_can_make_the_input_small(
     assert "needs OpenVINO" in caplog.text
     for a, b in zip(plain(frames), alone(frames)):
         assert [p.score for p in b.people] == pytest.approx([p.score for p in a.people], abs=1e-3)
+
+
+class _InputOnly:
+    """A picture of which nothing is left but what the usual look wants, as in a second process."""
+
+    def __init__(self, image: np.ndarray, size: tuple[int, int]) -> None:
+        self.shape, self._small = image.shape, cv2.resize(image, size)
+
+    def whole(self) -> np.ndarray:
+        raise ValueError("not here")
+
+    def resized(self, out: np.ndarray) -> None:
+        assert out.shape == self._small.shape
+        out[:] = self._small
+
+    def pixels(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        raise ValueError("not here")
+
+
+def test_the_second_look_needs_no_more_of_a_picture_than_the_first(small_files: Files) -> None:
+    pytest.importorskip("openvino")
+    two = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32", close_ups=True)
+    frames = _frames(2)
+    there = [Frame(_InputOnly(f.image, (96, 54)), f.time_s, f.index, f.camera) for f in frames]
+    for a, b in zip(two(frames), two(there)):
+        assert [p.score for p in a.people] == [p.score for p in b.people]
