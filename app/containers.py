@@ -31,7 +31,7 @@ _STREAM_OPTIONS = {
     "protocol_whitelist": "rtsp,rtsps,rtp,rtmp,rtmps,srt,udp,tcp,tls,http,https,httpproxy,crypto",
     "fflags": "nobuffer",
 }
-_CLIP_PX = (320, 192)  # decoders of graphics cards refuse very small pictures
+CLIP_PX, CLIP_FRAMES = (320, 192), 5  # decoders of graphics cards refuse very small pictures
 
 
 def open_container(path: Path, hwaccel: str = "none") -> Any:
@@ -123,7 +123,7 @@ def decoder_of(container: Any, hwaccel: str) -> str:
 @functools.cache
 def working() -> tuple[str, ...]:
     """Return the devices that decode H.264 on this machine, tried once on a clip made for it."""
-    clip = _clip()
+    clip = made_clip()
     found: list[str] = []
     for device in hwdevices_available():
         only = HWAccel(device, allow_software_fallback=False)
@@ -138,15 +138,21 @@ def working() -> tuple[str, ...]:
     return tuple(found)
 
 
-def _clip() -> bytes:
+def made_clip(encoder: str = "libx264", pixels: str = "yuv420p", container: str = "mp4") -> bytes:
+    """Return a video of `CLIP_FRAMES` grey pictures of `CLIP_PX`, ever brighter.
+
+    Raises:
+        av.error.FFmpegError, OSError, ValueError: this FFmpeg cannot write it.
+    """
     sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4") as file:
-        stream = file.add_stream("libx264", rate=25)
-        stream.width, stream.height = _CLIP_PX
-        stream.pix_fmt = "yuv420p"
-        grey = np.full((_CLIP_PX[1], _CLIP_PX[0], 3), 90, np.uint8)
-        for _ in range(3):
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="bgr24")))
+    with av.open(sink, "w", format=container) as file:
+        stream: Any = file.add_stream(encoder, rate=25)
+        (stream.width, stream.height), stream.pix_fmt = CLIP_PX, pixels
+        if encoder == "libx265":
+            stream.options = {"x265-params": "log-level=none"}
+        for i in range(CLIP_FRAMES):
+            picture = np.full((CLIP_PX[1], CLIP_PX[0], 3), 40 * i, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         file.mux(stream.encode(None))
     return sink.getvalue()
 

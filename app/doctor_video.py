@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manypose.app import containers
+from manypose.app.containers import CLIP_FRAMES, CLIP_PX, made_clip, working
 from manypose.app.doctor import MISSING, NOTE, OK, WARNING, Check
 
 # Name, encoder, pixel format, container, whether the program cannot do without.
@@ -19,7 +19,6 @@ _KINDS = (
     ("VP9", "libvpx-vp9", "yuv420p", "webm", False),
     ("MJPEG", "mjpeg", "yuvj420p", "avi", False),
 )
-_FRAMES = 5
 
 
 def codecs() -> Iterable[Check]:
@@ -30,7 +29,7 @@ def codecs() -> Iterable[Check]:
     av.logging.set_level(None)
     for name, encoder, pixels, container, needed in _KINDS:
         try:
-            data = _written(av, encoder, pixels, container)
+            data = made_clip(encoder, pixels, container)
             count = _read(av, data)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             yield Check(
@@ -38,14 +37,14 @@ def codecs() -> Iterable[Check]:
                 "pip install --force-reinstall av",
             )  # fmt: skip
             continue
-        whole = count == _FRAMES
+        whole = count == CLIP_FRAMES
         yield Check(
             f"video {name}",
             OK if whole else WARNING,
-            "written and read back" if whole else f"{count} of {_FRAMES} frames came back",
+            "written and read back" if whole else f"{count} of {CLIP_FRAMES} frames came back",
             "" if whole else "pip install --force-reinstall av",
         )
-    devices = ", ".join(containers.working())
+    devices = ", ".join(working())
     yield Check(
         "video by graphics card", OK if devices else NOTE,
         f"{devices} (--set source.hwaccel=auto)" if devices else "none here: the processor decodes",
@@ -53,23 +52,11 @@ def codecs() -> Iterable[Check]:
     yield _pictures()
 
 
-def _written(av: Any, encoder: str, pixels: str, container: str) -> bytes:
-    sink = io.BytesIO()
-    with av.open(sink, "w", format=container) as file:
-        stream = file.add_stream(encoder, rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
-        if encoder == "libx265":
-            stream.options = {"x265-params": "log-level=none"}
-        for i in range(_FRAMES):
-            picture = np.full((48, 64, 3), 40 * i, np.uint8)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
-        file.mux(stream.encode(None))
-    return sink.getvalue()
-
-
 def _read(av: Any, data: bytes) -> int:
     with av.open(io.BytesIO(data)) as file:
-        return sum(1 for f in file.decode(video=0) if f.to_ndarray(format="bgr24").shape[0] == 48)
+        return sum(
+            1 for f in file.decode(video=0) if f.to_ndarray(format="bgr24").shape[1::-1] == CLIP_PX
+        )
 
 
 def _pictures() -> Check:
