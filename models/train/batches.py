@@ -221,10 +221,11 @@ def _zoom(
     body = torch.maximum(extent[..., 1], 0.8 * extent[..., 0]).clamp_min(4)
     low, high = math.log(0.25 if big else 0.35), math.log(1.2)
     share = low + (high - low) * chance(*photo.shape)
-    # a tenth so near that only half of the body is in the picture
-    share = torch.where(
-        chance(*photo.shape) < 0.1, math.log(1.2) + 0.6 * chance(*photo.shape), share
-    )
+    # a fifth so near that only half of the body is in the picture, mostly its upper half, as
+    # before a webcam
+    close = chance(*photo.shape) < 0.2
+    share = torch.where(close, math.log(1.2) + 0.75 * chance(*photo.shape), share)
+    aim = torch.where(close, 0.1 + 0.6 * chance(*photo.shape), 0.5)
     cover = (room / size).amax(-1)
     # empty borders teach nothing, yet pictures in use have them
     filled = 0.9 * fit * (cover / fit) ** (0.8 * chance(*photo.shape))
@@ -232,7 +233,8 @@ def _zoom(
     whole = 0.9 * fit * (1.5 * cover / fit) ** chance(*photo.shape)
     about = (count > 0) & (chance(*photo.shape) < 0.6)
     scale = torch.where(about, near, whole)
-    middle = torch.where(about[..., None], (box[..., :2] + box[..., 2:]) / 2, (size - 1) / 2)
+    person = torch.stack([(box[..., 0] + box[..., 2]) / 2, box[..., 1] + aim * extent[..., 1]], -1)
+    middle = torch.where(about[..., None], person, (size - 1) / 2)
     return scale, middle, torch.where(about, 0.18, 0.07)
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from manypose.errors import OutputError, SourceError
 from manypose.models.train import batches, colours, distil, mirror
 from manypose.models.train.batches import Augmentation, Batch, Layout, Scenes
+from manypose.models.train.stop import Stop
 from manypose.models.train.store import Store
 from manypose.models.train.targets import People
 from manypose.pose.joints import JOINTS_2D, LIMBS
@@ -63,6 +64,8 @@ def write(
 ) -> None:  # fmt: skip
     """Write a pool of `count` pictures of width x height px; the folder appears when it is whole.
 
+    Ctrl-C or SIGTERM ends it early with the pictures made so far.
+
     Raises:
         OutputError: the folder is not empty or cannot be written.
     """
@@ -72,8 +75,12 @@ def write(
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        _fill(part, store, count, width, height, how, rng, teacher)
-        part.replace(folder)
+        stop = Stop()
+        with stop.armed():
+            made = _fill(part, store, count, width, height, how, rng, teacher, stop)
+            part.replace(folder)
+            if made < count:
+                _LOG.info("stopped: %s has %d pictures", folder, made)
     except OSError as error:
         raise OutputError(f"cannot write {folder} ({error.strerror}): choose another --out") from (
             None
@@ -82,8 +89,9 @@ def write(
 
 def _fill(
     folder: Path, store: Store, count: int, width: int, height: int, how: Augmentation,
-    rng: torch.Generator, teacher: distil.Teacher | None,
-) -> None:  # fmt: skip
+    rng: torch.Generator, teacher: distil.Teacher | None, stop: Stop,
+) -> int:  # fmt: skip
+    """Fill the tables; returns how many pictures there are."""
     h, w = height // STRIDE, width // STRIDE
     bits = -(-(_K + _L) * h * w // 8)
     tables = {
@@ -93,9 +101,14 @@ def _fill(
     }
     people: dict[str, list[Array]] = {name: [] for name in _PEOPLE}
     about: dict[str, Any] = {
-        "format": _FORMAT, "count": count, "width": width, "height": height, "joints": [],
-        "limbs": [], "layer_unit": [],
-    }  # fmt: skip
+        "format": _FORMAT,
+        "width": width,
+        "height": height,
+        "joints": [],
+        "limbs": [],
+        "layer_unit": [],
+    }
+    made_so_far = 0
     began = shown = time.monotonic()
     for first in range(0, count, _AT_ONCE):
         some = slice(first, min(first + _AT_ONCE, count))
@@ -120,6 +133,9 @@ def _fill(
             if hints.layer is not None:
                 unit = torch.tensor(about["layer_unit"])[:, None, None]
                 tables["layer"][some] = (hints.layer / unit).round().clamp(0, 255).byte().numpy()
+        made_so_far = some.stop
+        if stop.number is not None:
+            break
         now = time.monotonic()
         if now - shown > _PROGRESS_S:
             rate = some.stop / (now - began)
@@ -130,7 +146,10 @@ def _fill(
         table.flush()
     columns: dict[str, Any] = {k: np.concatenate(v) for k, v in people.items()}
     np.savez(folder / "people.npz", **columns)
+    # rows after the last picture are holes in the files and take no room on the disk
+    about["count"] = made_so_far
     (folder / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return made_so_far
 
 
 def _table(folder: Path, name: str, shape: tuple[int, ...]) -> Any:

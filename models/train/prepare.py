@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", nargs="+", metavar="ADDRESS", required=True, help="as for stage1 --data"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the pool")
-    parser.add_argument("--count", type=int, default=10_000, help="pictures (default 10000)")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=10_000,
+        help="pictures (default 10000); Ctrl-C keeps those made",
+    )
     parser.add_argument("--size", default="256x160", help="of the pictures (default 256x160)")
     parser.add_argument("--teacher", type=Path, help="network to ask about them (.onnx, .xml)")
     parser.add_argument(

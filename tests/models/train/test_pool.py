@@ -1,3 +1,4 @@
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +71,19 @@ def test_every_picture_is_shown_once_before_any_is_shown_again(held, tmp_path):
     assert given.take(1, PLAIN, _rng()).hints is None
     whole = given.take(3, replace(PLAIN, masks=False), _rng()).batch.targets
     assert whole.heatmap_weight.min() == whole.paf_weight.min() == 1
+
+
+def test_ctrl_c_keeps_the_pictures_made_so_far(held, tmp_path):
+    def teacher(images):
+        signal.raise_signal(signal.SIGINT)
+        return _teacher(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.write(tmp_path / "p", held, 40, W, H, PLAIN, _rng(), teacher)
+    kept = pool.Pool([tmp_path / "p"], torch.device("cpu"))
+    assert len(kept) == 8
+    assert kept.take(8, PLAIN, _rng()).batch.images.mean((1, 2, 3)).min() > 0
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_training_on_a_pool_learns_the_teachers_layer_and_goes_on(held, tmp_path):
