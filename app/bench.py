@@ -150,7 +150,7 @@ def clip_size(text: str) -> tuple[int, int]:
 
 def frames_at_once(config: Config) -> int:
     """Return how many recorded frames are in work at once unless the user says."""
-    from manypose.models.sessions import cores
+    from manypose.models.machine import cores
 
     return max(1, min(4, config.model.threads or cores()))
 
@@ -338,7 +338,7 @@ def _cpu_s(engine: Engine) -> float:
 
 def machine() -> dict[str, Any]:
     """Return what speed depends on: CPU, its vector instructions, cores, load, versions."""
-    from manypose.models.sessions import cores
+    from manypose.models.machine import cores
 
     text = ""
     with contextlib.suppress(OSError):

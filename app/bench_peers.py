@@ -160,7 +160,8 @@ def _bottom_up(
     path: Path, config: Config, batch: int, limits: GroupingConfig
 ) -> tuple[_Maker, str, bool]:
     """Return what makes the front end of a file of maps, its engine, and if it runs in parallel."""
-    from manypose.models.sessions import Wish, cores, open_session
+    from manypose.models.machine import cores
+    from manypose.models.sessions import Wish, open_session
 
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give the network of a peer")

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from manypose.app.config import Config
 from manypose.app.pipeline import Engine
 from manypose.calib.camera import Camera
+from manypose.models.machine import cores
 from manypose.models.preprocess import fitted, scale
-from manypose.models.sessions import cores
 from manypose.pose.estimator import Detector
 from manypose.pose.records import Detections, Frame, Person2D, Person3D, UInt8
 

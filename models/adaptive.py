@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from manypose.errors import UsageError
-from manypose.models.backends import SIZE_STEP, StageOneNetwork, load_network
+from manypose.models.backends import SIZE_STEP, StageOneNetwork, any_size, load_network
 from manypose.models.sessions import Info
 from manypose.pose.records import Frame, NetworkOutput
 
@@ -28,7 +28,7 @@ def sizes(width: int, height: int) -> list[tuple[int, int]]:
     out: list[tuple[int, int]] = []
     for share in _SHARES:
         w, h = (
-            max(side - SIZE_STEP * round(side * (1 - share) / SIZE_STEP), SIZE_STEP)
+            max(side - SIZE_STEP * round(side * (1 - share) / SIZE_STEP), 2 * SIZE_STEP)
             for side in (width, height)
         )
         if (w, h) not in out:
@@ -132,15 +132,17 @@ def load(
     """Return a network of all `sizes`, each compiled now; arguments as `backends.load_network`.
 
     Raises:
-        UsageError: the engine cannot change the size of a file's input.
-        DeviceError: OpenVINO is not installed.
+        UsageError: the files of the network have fixed input sizes.
     """
-    if backend not in ("auto", "openvino") or device not in ("auto", "cpu"):
-        raise UsageError("--target-fps works with --backend openvino on the CPU only")
-    first = load_network(model, "openvino", "cpu", threads, precision, batch, size, encodings)
+    first = load_network(model, backend, device, threads, precision, batch, size, encodings)
     i = first.info
+    if not any_size(model):
+        raise UsageError(
+            f"--target-fps changes the input size, and the files of {model} have one each: export "
+            "it anew"
+        )
     rest = [
-        load_network(model, "openvino", "cpu", i.threads, i.precision, batch, smaller, encodings)
+        load_network(model, backend, i.device, i.threads, i.precision, batch, smaller, encodings)
         for smaller in sizes(*i.input_size)[1:]
     ]
     return AdaptiveNetwork([first, *rest], target_hz)

@@ -15,6 +15,7 @@ import numpy as np
 
 from manypose.errors import UsageError, WeightsError
 from manypose.models import choice, onnx_file, weights
+from manypose.models.machine import cores
 from manypose.models.preprocess import STRIDE, grid_to_image, letterbox
 from manypose.models.sessions import (
     RUNTIMES,
@@ -22,8 +23,6 @@ from manypose.models.sessions import (
     Info,
     Session,
     Wish,
-    cores,
-    installed,
 )
 from manypose.models.weights import Weights
 from manypose.pose.close_ups import may_be_close, with_close_ups
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SIZE_STEP = 32  # px: the stride of the deepest level, whose odd cells every size must have alike
+SIZE_STEP = 16  # px
 _LARGER = 4  # times the sides of a file's input, at most
 _OUTPUTS = {"heatmaps": len(JOINTS_2D), "pafs": 2 * len(LIMBS), "encodings": 3 * len(JOINTS)}
 
@@ -181,8 +180,8 @@ def load_network(
         precision: auto, fp32, int8 (its own file), bf16 or fp16 (where the engine has it).
         batch: frames in work at once, for recorded video: in one call, or, where the network
             returned says `parallel`, in calls by so many threads.
-        size: width and height of the input: one that there is a file for, or, with OpenVINO, one
-            that differs by multiples of 32; None for the smallest there is a file for.
+        size: width and height of the input, multiples of 16; None for the smallest there is a file
+            for.
         encodings: whether the 3D half is wanted; without it OpenVINO saves a tenth.
 
     Raises:
@@ -196,19 +195,17 @@ def load_network(
         rows = [r for r in rows if r.precision == wanted]
         if wanted not in weights.PRECISIONS or not rows:
             raise UsageError(f"{model} has no {precision} file; use --precision auto")
-    rows, reshaped = _of_size(model, rows, size)
+    rows, size = _of_size(model, rows, size)
     digest = {row.path: weights.verify(row) for row in rows}
     if backend != "auto" and backend not in RUNTIMES:
         raise UsageError(f"no runtime {backend!r}; there are auto, {', '.join(RUNTIMES)}")
     threads = threads if threads and threads > 0 else cores()
     wanted_maps = () if encodings else ("heatmaps", "pafs")
-    wish = Wish(device, threads, precision, batch, size if reshaped else None, wanted_maps)
-    if reshaped:
-        backend = "openvino"
+    wish = Wish(device, threads, precision, batch, size, wanted_maps)
     row, runtime, session, chosen = choice.placed(rows, backend, wish, digest)
     info = Info(
         model, str(row.path), digest[row.path], runtime, session.engine, session.device,
-        session.precision, threads, batch, wish.size or _input_size(row), row.licence, chosen,
+        session.precision, threads, batch, size, row.licence, chosen,
     )  # fmt: skip
     log.info("network: %s", info.line())
     return StageOneNetwork(session, info)
@@ -233,7 +230,7 @@ def load_front_end(
     Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
     user's network. target_fps: the input size is lowered and raised to keep so many frames a
     second, 0 for the file's own size. careful: three input sizes in turn.
-    close_ups: a second, small look at every frame for people who fill it; with OpenVINO only.
+    close_ups: a second, small look at every frame for people who fill it.
     """
     rows = weights.find(model)
     if (target_fps or size or careful) and rows[0].kind == "own":
@@ -269,21 +266,20 @@ def load_front_end(
 
 def _small(info: Info, backend: str, precision: str, encodings: bool) -> StageOneNetwork | None:
     """Return the network that runs, with half the smallest input there is a file for, if it can."""
-    there = input_sizes(info.model)
-    least = min(there, key=lambda s: s[0] * s[1])
-    size = nearest_size(there, least[0] / 2, least[1] / 2)
-    if info.device != "cpu" or backend not in ("auto", "openvino") or "openvino" not in installed():
-        log.info("no second look for people close to the camera: it needs OpenVINO on the CPU")
-        return None
+    least = min(input_sizes(info.model), key=lambda s: s[0] * s[1])
+    size = stepped(least[0] / 2, least[1] / 2)
     if 1.5 * size[0] * size[1] > info.input_size[0] * info.input_size[1]:
         return None
+    if not any_size(info.model):
+        log.info("no second look for people close to the camera: the file has one input size")
+        return None
     return load_network(
-        info.model, "openvino", "cpu", info.threads, precision, info.batch, size, encodings
+        info.model, backend, info.device, info.threads, precision, info.batch, size, encodings
     )
 
 
 def input_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) that a Stage I file takes.
+    """Return (width, height) that a Stage I file is made for; most take others as well.
 
     Raises:
         WeightsError: it is another network.
@@ -304,47 +300,59 @@ def input_size(path: Path) -> tuple[int, int]:
             "models list`, or describe your own network in a .toml file (docs/own_networks.md)"
         )
     _, height, width, _ = info.inputs[0].shape
-    if height is None or width is None or height % 16 or width % 16:
+    if height is None or width is None:
+        width, height = _made_for(meta.get("manypose.input", ""))
+    if not height or height % SIZE_STEP or width % SIZE_STEP:
         raise WeightsError(
-            f"{path}: its input size must be fixed, in multiples of 16; export it anew"
+            f"{path}: it does not say its input size, in multiples of {SIZE_STEP}; export it anew"
         )
     return width, height
 
 
+def _made_for(text: str) -> tuple[int, int]:
+    """Return the input size that the metadata of a file names, (0, 0) where they do not."""
+    try:
+        width, height = (int(v) for v in json.loads(text))
+    except (ValueError, TypeError):
+        return 0, 0
+    return max(width, 0), max(height, 0)
+
+
 def _of_size(
     model: str, rows: Sequence[Weights], size: tuple[int, int] | None
-) -> tuple[list[Weights], bool]:
-    """Return the rows that a wish for an input size means, and whether they must be reshaped."""
+) -> tuple[list[Weights], tuple[int, int]]:
+    """Return the rows that a wish for an input size means, and the size."""
     sizes = {row.path: _input_size(row) for row in rows}
-    least = min(sizes.values(), key=lambda s: s[0] * s[1])
-    if size is None or size in sizes.values():
-        return [row for row in rows if sizes[row.path] == (size or least)], False
-    alike = [there for there in sizes.values() if _reshapes(there, size)]
-    if alike and "openvino" in installed():
-        nearest = min(alike, key=lambda s: abs(s[0] * s[1] - size[0] * size[1]))
-        return [row for row in rows if sizes[row.path] == nearest], True
+    if size is None:
+        size = min(sizes.values(), key=lambda s: s[0] * s[1])
+    if size in sizes.values():
+        return [row for row in rows if sizes[row.path] == size], size
+    free = {sizes[row.path] for row in rows if _takes_any(row)}
+    nearest = min(free, key=lambda s: abs(s[0] * s[1] - size[0] * size[1]), default=None)
+    if nearest and all(0 < s <= _LARGER * t and not s % SIZE_STEP for s, t in zip(size, nearest)):
+        return [row for row in rows if sizes[row.path] == nearest and _takes_any(row)], size
     there = ", ".join(f"{w}x{h}" for w, h in sorted(set(sizes.values())))
+    other = f", or any other in multiples of {SIZE_STEP}, at most {_LARGER} times as wide and high"
     raise UsageError(
-        f"{model} has no input of {size[0]}x{size[1]}: take one of {there}, or with OpenVINO "
-        f"one that differs from these by multiples of {SIZE_STEP}, at most {_LARGER} times as wide "
-        "and high"
+        f"{model} has no input of {size[0]}x{size[1]}: take one of {there}{other if free else ''}"
     )
 
 
-def _reshapes(there: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Return whether a file of an input size can be given another one."""
-    return all(0 < s <= _LARGER * t and (s - t) % SIZE_STEP == 0 for s, t in zip(size, there))
-
-
-def nearest_size(there: Sequence[tuple[int, int]], width: float, height: float) -> tuple[int, int]:
-    """Return the size nearest to a wish that some file, of an input size of these, can be given."""
-    could = [
-        tuple(max(s + SIZE_STEP * round((want - s) / SIZE_STEP), s % SIZE_STEP or SIZE_STEP)
-              for s, want in zip(size, (width, height)))
-        for size in there
-    ]  # fmt: skip
-    w, h = min(could, key=lambda s: abs(s[0] - width) + abs(s[1] - height))
+def stepped(width: float, height: float) -> tuple[int, int]:
+    """Return the input size at most as large as a wish, in steps of 16 px."""
+    w, h = (max(int(side / SIZE_STEP + 1e-6), 2) * SIZE_STEP for side in (width, height))
     return w, h
+
+
+def any_size(model: str) -> bool:
+    """Return whether some file of a network takes inputs of other sizes than its own."""
+    return any(_takes_any(row) for row in weights.find(model, ("stage1",)))
+
+
+def _takes_any(row: Weights) -> bool:
+    if row.path.suffix == ".xml":
+        return True  # OpenVINO gives its own files any size
+    return None in onnx_file.describe(row.path).inputs[0].shape[1:3]
 
 
 def input_sizes(model: str) -> list[tuple[int, int]]:

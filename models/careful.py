@@ -16,9 +16,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from manypose.models.backends import StageOneNetwork, input_sizes, load_network, nearest_size
+from manypose.models.backends import (
+    StageOneNetwork,
+    any_size,
+    input_sizes,
+    load_network,
+    stepped,
+)
 from manypose.models.preprocess import grid_to_image, letterbox, on_grid
-from manypose.models.sessions import Array, Session, installed
+from manypose.models.sessions import Array, Session
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +43,9 @@ def load(
     Raises:
         UsageError, WeightsError, DeviceError: as `backends.load_network`.
     """
-    on_cpu = device in ("auto", "cpu") and backend in ("auto", "openvino")
     networks = [
         load_network(model, backend, device, threads, precision, batch, size, encodings)
-        for size in sizes(input_sizes(model), on_cpu and "openvino" in installed())
+        for size in sizes(input_sizes(model), any_size(model))
     ]
     info = networks[0].info
     looks = ", ".join("{}x{}".format(*n.info.input_size) for n in networks)
@@ -52,16 +57,16 @@ def load(
     return StageOneNetwork(session, replace(info, chosen=f"{info.chosen}; looks at {looks}"))
 
 
-def sizes(there: Sequence[tuple[int, int]], any_size: bool) -> list[tuple[int, int]]:
+def sizes(there: Sequence[tuple[int, int]], free: bool) -> list[tuple[int, int]]:
     """Return the input sizes (width, height) to ask a network at, the largest first.
 
-    there: sizes that there are files for. any_size: whether the engine can give a file another
-    size; otherwise they are all that can be had.
+    there: sizes that there are files for. free: whether they can be given others; otherwise they
+    are all that can be had.
     """
-    if not any_size:
+    if not free:
         return sorted(set(there), key=lambda s: s[0] * s[1], reverse=True)
     least = min(there, key=lambda s: s[0] * s[1])
-    return [nearest_size(there, share * least[0], share * least[1]) for share in _SHARES]
+    return [stepped(share * least[0], share * least[1]) for share in _SHARES]
 
 
 def _together(networks: Sequence[StageOneNetwork], boxed: Array) -> dict[str, Array]:

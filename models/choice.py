@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,14 +19,13 @@ import numpy as np
 
 from manypose.errors import DeviceError
 from manypose.models import ort_gpu
+from manypose.models.machine import cache_folder, cpu_name, writable
 from manypose.models.sessions import (
     RUNTIMES,
     Session,
     Wish,
-    cache_folder,
     engine,
     installed,
-    writable,
 )
 from manypose.models.weights import Weights
 
@@ -166,17 +164,6 @@ def _remembered(store: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return memory if isinstance(memory, dict) else {}
-
-
-def cpu_name() -> str:
-    """Return the name that the CPU gives itself, or the system's where it gives none."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.platform()
 
 
 def _version(runtime: str) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manypose.errors import ManyposeError, UsageError, WeightsError
@@ -57,9 +56,9 @@ def export_onnx(
     record: bool = False,
     seed: int = 0,
 ) -> float:
-    """Write Stage I as a float32 ONNX file of this input size; return the largest difference.
+    """Write Stage I as a float32 ONNX file made for this input size; return the largest difference.
 
-    The batch is free. The file appears only if ONNX Runtime's answers for random pictures equal
+    The batch is free, and so is the size, in steps of 16 px. The file appears only if ONNX Runtime's answers for random pictures equal
     torch's (relative difference below `PARITY_MAX`). With `record` the manifest beside it gets a
     row.
 
@@ -91,7 +90,7 @@ def export_onnx(
                 dynamo=False,
             )
         model = onnx.load(str(part))
-        _free_batch(model)
+        free_sizes(model)
         del model.metadata_props[:]
         for key, value in _metadata(name, height, width, licence, source).items():
             model.metadata_props.add(key=key, value=value)
@@ -124,39 +123,79 @@ def _metadata(name: str, height: int, width: int, licence: str, source: str) -> 
     }
 
 
-def _free_batch(model: Any) -> None:
-    """Make the batch of a graph traced with one picture free, and drop what only found sizes."""
-    from onnx import numpy_helper, shape_inference
+def free_sizes(model: Any) -> None:
+    """Make batch, height and width of a Stage I graph free, and drop what only found sizes.
+
+    A file traced at one size has that size's numbers in every Resize. They are replaced by the
+    shape of the map that the enlarged one goes together with, so that any multiple of 16 px will
+    do.
+
+    Raises:
+        WeightsError: an enlarged map goes together with no other one.
+    """
+    from onnx import helper
 
     graph = model.graph
-    inferred = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
-    shapes = {v.name: v.type.tensor_type.shape for v in inferred}
+    feeds: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            feeds.setdefault(name, []).append(node)
+    nodes: list[Any] = []
+    # a shape may be asked for only after it is there, so every Resize waits for the map it is like
+    waiting: dict[str, list[Any]] = {}
+    there = {v.name for v in (*graph.input, *graph.initializer)}
     for node in graph.node:
         if node.op_type == "Resize":
-            before, after = (_sides(shapes[n]) for n in (node.input[0], node.output[0]))
-            scales = (after / before).astype(np.float32)
-            scales[before * scales.astype(np.float64) < after] *= np.float32(
-                1 + 2**-22
-            )  # rounded down
-            fixed = numpy_helper.from_array(
-                np.concatenate([[1, 1], scales]).astype(np.float32), node.name + "_scales"
-            )
-            graph.initializer.append(fixed)
-            del node.input[2:]
-            node.input.append(fixed.name)
+            like = _beside(node.output[0], feeds)
+            if like is None:
+                raise WeightsError(f"export refused: nothing tells the size of {node.name}")
+            resized = _resized_like(helper, node, like)
+            if like not in there:
+                waiting.setdefault(like, []).extend(resized)
+                continue
+            nodes += resized
+        else:
+            nodes.append(node)
+        for name in node.output:
+            there.add(name)
+            nodes += waiting.pop(name, [])
     needed, kept = {o.name for o in graph.output}, []
-    for node in reversed(graph.node):
+    for node in reversed(nodes):
         if needed.intersection(node.output):
             needed.update(node.input)
             kept.append(node)
-    del graph.node[:], graph.value_info[:]
+    used = [t for t in graph.initializer if t.name in needed]
+    del graph.node[:], graph.value_info[:], graph.initializer[:]
     graph.node.extend(reversed(kept))
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    graph.initializer.extend(used)
+    for value, first in ((graph.input[0], 1), *((o, 2) for o in graph.output)):
+        sides = ("height", "width") if first == 1 else ("rows", "columns")
+        dims = value.type.tensor_type.shape.dim
+        for dim, name in ((0, "batch"), (first, sides[0]), (first + 1, sides[1])):
+            dims[dim].dim_param = name
 
 
-def _sides(shape: Any) -> NDArray[np.float32]:
-    return np.array([d.dim_value for d in shape.dim[2:]], np.float32)
+def _beside(name: str, feeds: dict[str, list[Any]]) -> str | None:
+    """Return the map that a map is added to or stacked on, both rounded or not."""
+    for node in feeds.get(name, []):
+        if node.op_type in ("Add", "Concat"):
+            return str(next(n for n in node.input if n != name))
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            return _beside(node.output[0], feeds)
+    return None
+
+
+def _resized_like(helper: Any, node: Any, like: str) -> list[Any]:
+    """Return nodes that enlarge the first input of a Resize to the rows and columns of `like`."""
+    x, out = node.input[0], node.output[0]
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    ends = [f"{out}_maps", f"{out}_sides", f"{out}_sizes"]
+    return [
+        helper.make_node("Shape", [x], ends[:1], ends[0], end=2),
+        helper.make_node("Shape", [like], ends[1:2], ends[1], start=2),
+        helper.make_node("Concat", ends[:2], ends[2:], ends[2], axis=0),
+        helper.make_node("Resize", [x, "", "", ends[2]], [out], node.name, **attributes),
+    ]
 
 
 def _pictures(count: int, height: int, width: int, seed: int) -> UInt8:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator
@@ -23,15 +22,11 @@ from numpy.typing import NDArray
 
 from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
 from manypose.models import onnx_file, ort_gpu
+from manypose.models.machine import cache_folder, cores, writable
 from manypose.models.onnx_file import Tensor
 
 Array = NDArray[Any]
 PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch onnx", "nncf": "nncf"}
-# A container's quota and period, as new and as old kernels tell them.
-_QUOTA_FILES = (
-    ("/sys/fs/cgroup/cpu.max",),
-    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-)
 _REPORTS = "openvino_telemetry"
 _REPORTING = ("openvino", "nncf")
 _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torch", "onnx")}
@@ -41,9 +36,9 @@ _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torc
 class Wish:
     """What a session is asked for.
 
-    threads 0: all cores; batch: pictures in work at once; size: width and height of the input in
-    place of the file's own, where the engine can do that. outputs: names of those that are wanted,
-    () for all; OpenVINO then leaves out what only the others need.
+    threads 0: all cores; batch: pictures in work at once; size: width and height of the input, for
+    files that leave them free (ONNX: dimensions named so) and OpenVINO's. outputs: names of those
+    that are wanted, () for all; OpenVINO then leaves out what only the others need.
     """
 
     device: str = "cpu"
@@ -97,21 +92,6 @@ class Info:
         )
 
 
-def cores() -> int:
-    """Return how many cores this process may use (affinity and container quota)."""
-    count = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    for files in _QUOTA_FILES:
-        try:
-            quota, period = map(int, " ".join(Path(f).read_text() for f in files).split())
-        except (OSError, ValueError):
-            continue  # no quota, or no such file
-        if quota > 0 and period > 0:
-            count = min(count, max(1, round(quota / period)))
-    return max(1, count)
-
-
 def engine(module: str, runtime: str) -> Any:
     """Return the module of an engine.
 
@@ -151,13 +131,11 @@ def _onnx(path: Path, wish: Wish) -> Session:
     info = onnx_file.describe(path)
     if len(info.inputs) != 1:
         raise WeightsError(f"{path}: {len(info.inputs)} inputs, wanted one; export it anew")
-    options = ort.SessionOptions()
     parallel = wish.device == "cpu" and wish.batch > 1
-    options.intra_op_num_threads = max(1, wish.threads // wish.batch) if parallel else wish.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    fixed = all(t.type == 1 and t.shape and None not in t.shape[1:] for t in info.outputs)
+    options = ort_options(ort, wish)
+    fixed = all(
+        t.type == 1 and t.shape and (wish.size or None not in t.shape[1:]) for t in info.outputs
+    )
     providers = ort_gpu.providers(
         ort, wish.device, wish.precision, fixed and wish.batch == 1, cache_folder() / "tensorrt"
     )
@@ -183,11 +161,33 @@ def _onnx(path: Path, wish: Wish) -> Session:
     if wish.device != "cpu" and fixed:
         run = ort_gpu.bound(ort, session, key, names, "cuda", ort_gpu.device_number(wish.device))
     return Session(
-        _guarded(_fixed_batch(run, info.inputs[0]), path, "ONNX Runtime"), info.inputs,
-        tuple(names), wish.device,
+        _guarded(_fixed_batch(run, info.inputs[0]), path, "ONNX Runtime"),
+        (_sized(info.inputs[0], wish),), tuple(names), wish.device,
         wish.precision, f"ONNX Runtime {ort.__version__} ({got.removesuffix('ExecutionProvider')})",
         parallel,
     )  # fmt: skip
+
+
+def ort_options(ort: Any, wish: Wish) -> Any:
+    """Return ONNX Runtime's options for a session."""
+    options = ort.SessionOptions()
+    parallel = wish.device == "cpu" and wish.batch > 1
+    options.intra_op_num_threads = max(1, wish.threads // wish.batch) if parallel else wish.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if wish.size is not None:
+        # known sizes are as fast as fixed ones, and let a GPU replay a graph
+        for name, side in zip(("width", "height"), wish.size):
+            options.add_free_dimension_override_by_name(name, side)
+    return options
+
+
+def _sized(tensor: Tensor, wish: Wish) -> Tensor:
+    """Return an input of pictures (B, height, width, 3) with the sides wished for."""
+    if wish.size is None or len(tensor.shape) != 4:
+        return tensor
+    return replace(tensor, shape=(tensor.shape[0], *wish.size[::-1], tensor.shape[3]))
 
 
 def _guarded(
@@ -328,7 +328,8 @@ def _torch(path: Path, wish: Wish) -> Session:
     info = onnx_file.describe(path)
     run, title = torch_runtime.load(path, wish.device, wish.threads, wish.precision)
     return Session(
-        _fixed_batch(run, info.inputs[0]), info.inputs, tuple(t.name for t in info.outputs),
+        _fixed_batch(run, info.inputs[0]), tuple(_sized(t, wish) for t in info.inputs),
+        tuple(t.name for t in info.outputs),
         wish.device, wish.precision, title,
     )  # fmt: skip
 
@@ -383,19 +384,3 @@ def installed() -> list[str]:
             "'manypose[openvino]' (faster on Intel and AMD) or 'manypose[gpu]' (NVIDIA)"
         )
     return found
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be made again (compiled networks, timings)."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("manypose")
-
-
-def writable(folder: Path) -> bool:
-    """Return whether the folder is there (it is made when missing) and can be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)

@@ -18,8 +18,9 @@ import numpy as np
 
 from manypose.errors import WeightsError
 from manypose.models import own_networks, weights
+from manypose.models.machine import cores
 from manypose.models.own_networks import DetectorConfig, Picture, PoseConfig
-from manypose.models.sessions import Array, Info, Session, Wish, cores, open_session
+from manypose.models.sessions import Array, Info, Session, Wish, open_session
 from manypose.pose.joints import COCO_NAMES, INDEX_2D, JOINTS_2D, MIRROR_2D, OKS_SIGMAS
 from manypose.pose.records import Float, Found2D, Frame, Person2D, UInt8
 

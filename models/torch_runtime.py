@@ -154,8 +154,16 @@ def _conv(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
 def _resize(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
     if a.get("mode") != b"linear" or a.get("coordinate_transformation_mode") != b"half_pixel":
         raise WeightsError("the torch runtime has bilinear, half-pixel Resize only")
-    size = [int(s * f) for s, f in zip(x[0].shape[2:], n[2][2:].astype(float))]
+    if len(x) > 3:
+        size = x[3][2:].tolist()
+    else:
+        size = [int(s * f) for s, f in zip(x[0].shape[2:], n[2][2:].astype(float))]
     return functional.interpolate(x[0], size=size, mode="bilinear", align_corners=False)
+
+
+def _shape(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
+    # on the CPU: reading it from the device would be a break in a CUDA graph
+    return torch.tensor(x[0].shape[a.get("start", 0) : a.get("end")])
 
 
 def _slice(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
@@ -180,6 +188,7 @@ def _max_pool(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Ten
 _OPERATIONS: dict[str, Callable[[Given, dict[str, Any], Numbers, torch.dtype], Tensor]] = {
     "Conv": _conv,
     "Resize": _resize,
+    "Shape": _shape,
     "Slice": _slice,
     "Clip": _clip,
     "MaxPool": _max_pool,

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, report and write what was asked for; returns the exit code."""
-    from manypose.models.sessions import cores
+    from manypose.models.machine import cores
 
     asked = vars(args)
     threads = int(asked["model.threads"] or 0) or cores()
@@ -161,8 +161,8 @@ def measure(
     """Return one row per engine and network at this size and batch."""
     import torch
 
-    from manypose.models.choice import cpu_name
     from manypose.models.costs import count, interleaved, peak_bytes
+    from manypose.models.machine import cpu_name
 
     torch.manual_seed(0)
     torch.set_num_threads(threads)

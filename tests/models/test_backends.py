@@ -13,7 +13,7 @@ import pytest
 
 from manypose.calib.camera import Camera
 from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
-from manypose.models import backends, ort_gpu, sessions, weights
+from manypose.models import backends, machine, ort_gpu, sessions, weights
 from manypose.models.quantise import quantise_openvino, sqnr_db
 from manypose.models.sessions import Wish
 from manypose.pose.records import Frame, NetworkOutput
@@ -108,8 +108,9 @@ def test_nncf_makes_openvino_s_own_form_and_auto_tries_it(
     for a, b in zip(wanted(frames), network(frames)):
         for x, y in zip(_arrays(a), _arrays(b)):
             assert sqnr_db(x, y) > 15
-    smaller = backends.load_network("tiny", "openvino", "cpu", 1, "int8", size=(64, 32))
-    assert smaller(frames)[0].heatmaps.shape[1:] == (4, 8)
+    smaller = backends.load_network("tiny", "openvino", "cpu", 1, "int8", size=(80, 48))
+    assert smaller.info.file.endswith("tiny_int8.xml")
+    assert smaller(frames)[0].heatmaps.shape[1:] == (6, 10)
     (tmp_path / "tiny_int8.bin").write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="damaged or changed"):
         backends.load_network("tiny", "openvino", "cpu", 1, "int8")
@@ -152,12 +153,15 @@ def test_a_session_that_fell_back_silently_is_found_out(
 
 
 def test_the_bound_path_of_the_gpu_gives_the_same_maps(small_files: Files) -> None:
-    session = ort.InferenceSession(str(small_files["fp32"]), providers=["CPUExecutionProvider"])
+    options = sessions.ort_options(ort, sessions.Wish("cpu", 1, size=(80, 48)))
+    session = ort.InferenceSession(
+        str(small_files["fp32"]), options, providers=["CPUExecutionProvider"]
+    )
     names = [o.name for o in session.get_outputs()]
     bound = ort_gpu.bound(ort, session, "image", names, "cpu", 0)
     rng = np.random.default_rng(0)
     for batch in (1, 2, 1):
-        x = rng.integers(0, 255, (batch, 64, 96, 3), np.uint8)
+        x = rng.integers(0, 255, (batch, 48, 80, 3), np.uint8)
         wanted = dict(zip(names, session.run(names, {"image": x})))
         got = bound(x)
         for name in names:
@@ -301,10 +305,10 @@ def test_a_containers_quota_limits_the_threads(
     files = [tmp_path / str(k) for k in range(len(texts))]
     for file, text in zip(files, texts):
         file.write_text(text, "ascii")
-    monkeypatch.setattr(sessions, "_QUOTA_FILES", ())
-    unlimited = sessions.cores()
-    monkeypatch.setattr(sessions, "_QUOTA_FILES", (tuple(map(str, files)),))
-    assert sessions.cores() == (threads or unlimited)
+    monkeypatch.setattr(machine, "_QUOTA_FILES", ())
+    unlimited = machine.cores()
+    monkeypatch.setattr(machine, "_QUOTA_FILES", (tuple(map(str, files)),))
+    assert machine.cores() == (threads or unlimited)
 
 
 def test_an_input_size_picks_its_files_or_another_grid(small_files: Files) -> None:
@@ -316,30 +320,67 @@ def test_an_input_size_picks_its_files_or_another_grid(small_files: Files) -> No
     assert front_end.info.input_size == (64, 32)
     slow = backends.load_front_end("tiny", "auto", "cpu", 1, "fp32", target_fps=9, size=(64, 32))
     assert slow.info.input_size == (64, 32)
-    large = backends.load_network("tiny", "openvino", "cpu", 1, "fp32", size=(128, 96))
-    assert large.info.input_size == (128, 96)
-    for size in ((112, 64), (80, 64), (96, 0), (96 * 5, 64)):
-        with pytest.raises(UsageError, match="take one of 96x64"):
+    for size in ((88, 64), (96, 0), (96 * 5, 64)):
+        with pytest.raises(UsageError, match="take one of 96x64, or any other in multiples of 16"):
             backends.load_network("tiny", "openvino", "cpu", 1, size=size)
 
 
-def test_a_second_look_runs_where_openvino_can_make_the_input_small(
-    small_files: Files, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("size", [(128, 96), (112, 64), (96, 80), (80, 48), (272, 208)])
+def test_every_engine_takes_any_size_in_steps_of_16(
+    small_files: Files, size: tuple[int, int]
 ) -> None:
-    pytest.importorskip("openvino")
     frames = _frames(2)
-    plain = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32")
-    two = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32", close_ups=True)
+    wanted = backends.load_network("tiny", "torch", "cpu", 1, "fp32", size=size)(frames)
+    assert wanted[0].heatmaps.shape[1:] == (size[1] // 8, size[0] // 8)
+    for runtime in ("onnx", "openvino"):
+        pytest.importorskip(runtime.replace("onnx", "onnxruntime"))
+        network = backends.load_network("tiny", runtime, "cpu", 1, "fp32", size=size)
+        assert network.info.input_size == size
+        for a, b in zip(wanted, network(frames)):
+            for x, y in zip(_arrays(a), _arrays(b)):
+                np.testing.assert_allclose(x, y, atol=2e-4 * np.abs(x).max())
+        whole = backends.load_network("tiny", runtime, "cpu", 1, "int8", size=size)
+        assert whole(frames)[0].heatmaps.shape == wanted[0].heatmaps.shape
+
+
+def test_a_file_of_one_size_says_that_it_takes_no_other(
+    small_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_files["fp32"])
+    for value, sides in (
+        (model.graph.input[0], (64, 96)),
+        *((o, (8, 12)) for o in model.graph.output),
+    ):
+        dims = value.type.tensor_type.shape.dim
+        first = 1 if value is model.graph.input[0] else 2
+        for dim, side in zip(dims[first:], sides):
+            dim.dim_value = side
+    onnx.save(model, tmp_path / "fixed.onnx")
+    name = str(tmp_path / "fixed.onnx")
+    network = backends.load_network(name, "onnx", "cpu", 1, size=(96, 64))
+    assert network(_frames(1))[0].heatmaps.shape[1:] == (8, 12)
+    with pytest.raises(UsageError, match=r"no input of 64x32: take one of 96x64$"):
+        backends.load_network(name, "onnx", "cpu", 1, size=(64, 32))
+    with pytest.raises(UsageError, match="one each: export it anew"):
+        backends.load_front_end(name, "onnx", "cpu", 1, target_fps=30)
+    with caplog.at_level(logging.INFO):
+        backends.load_front_end(name, "onnx", "cpu", 1, close_ups=True)
+    assert "the file has one input size" in caplog.text
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_second_look_finds_nobody_else_where_nobody_is(small_files: Files, runtime: str) -> None:
+    pytest.importorskip(runtime.replace("onnx", "onnxruntime"))
+    frames = _frames(2)
+    plain = backends.load_front_end("tiny", runtime, "cpu", 1, "fp32")
+    two = backends.load_front_end("tiny", runtime, "cpu", 1, "fp32", close_ups=True)
     assert two.info.input_size == (96, 64)
     for a, b in zip(plain(frames), two(frames)):
         assert all(p.score < 0.4 for p in a.people)  # so that the second look was taken
         assert b.stage_ms.keys() == a.stage_ms.keys()
         assert b.stage_ms["network"] > 0
-    with caplog.at_level(logging.INFO):
-        alone = backends.load_front_end("tiny", "onnx", "cpu", 1, "fp32", close_ups=True)
-    assert "needs OpenVINO" in caplog.text
-    for a, b in zip(plain(frames), alone(frames)):
-        assert [p.score for p in b.people] == pytest.approx([p.score for p in a.people], abs=1e-3)
 
 
 class _InputOnly:

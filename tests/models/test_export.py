@@ -21,11 +21,11 @@ Files = dict[str, Path]
 
 def test_the_file_says_what_it_is(small_files: Files) -> None:
     info = onnx_file.describe(small_files["fp32"])
-    assert [(t.name, t.shape, t.type) for t in info.inputs] == [("image", (None, 64, 96, 3), 2)]
+    assert [(t.name, t.shape, t.type) for t in info.inputs] == [("image", (None, None, None, 3), 2)]
     assert [(t.name, t.shape) for t in info.outputs] == [
-        ("heatmaps", (None, 20, 8, 12)),
-        ("pafs", (None, 46, 8, 12)),
-        ("encodings", (None, 63, 8, 12)),
+        ("heatmaps", (None, 20, None, None)),
+        ("pafs", (None, 46, None, None)),
+        ("encodings", (None, 63, None, None)),
     ]
     assert json.loads(info.metadata["manypose.joints"]) == list(JOINTS_2D)
     assert json.loads(info.metadata["manypose.limbs"]) == [list(limb) for limb in LIMBS]
