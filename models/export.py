@@ -58,9 +58,9 @@ def export_onnx(
 ) -> float:
     """Write Stage I as a float32 ONNX file made for this input size; return the largest difference.
 
-    The batch is free, and so is the size, in steps of 16 px. The file appears only if ONNX Runtime's answers for random pictures equal
-    torch's (relative difference below `PARITY_MAX`). With `record` the manifest beside it gets a
-    row.
+    The batch is free, and so is the size, in steps of 16 px. The file appears only if ONNX
+    Runtime's answers for random pictures equal torch's (relative difference below `PARITY_MAX`).
+    With `record` the manifest beside it gets a row.
 
     Raises:
         UsageError: the sides are no multiples of 16.
