@@ -26,7 +26,7 @@ from manypose.app.pipeline import Engine, follower_config, lifting
 from manypose.app.shards import FRAMES, Shard, cut
 from manypose.app.sources import open_source
 from manypose.errors import DeviceError, ManyposeError, UsageError
-from manypose.pose.estimator import Detector
+from manypose.pose.detector import Detector
 from manypose.pose.records import Detections, Frame
 
 log = logging.getLogger(__name__)

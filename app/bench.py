@@ -30,7 +30,7 @@ from manypose.app.options import add_settings, settings
 from manypose.app.pipeline import Engine, load_detector, load_engine
 from manypose.app.sources import open_source, paced
 from manypose.errors import SourceError, UsageError
-from manypose.pose.estimator import Detector
+from manypose.pose.detector import Detector
 from manypose.pose.records import Frame, FrameResult
 
 FRAMES_MIN = 100

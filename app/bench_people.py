@@ -20,7 +20,7 @@ import numpy as np
 from manypose.calib.camera import Camera
 from manypose.models.preprocess import letterbox
 from manypose.pose import skeleton
-from manypose.pose.estimator import Detector
+from manypose.pose.detector import Detector
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import INDEX, JOINTS, PARENT
 from manypose.pose.records import Float, Found2D, Frame, NetworkOutput, UInt8

@@ -37,7 +37,7 @@ from manypose.app.pipeline import Engine
 from manypose.calib.camera import Camera
 from manypose.models.machine import cores
 from manypose.models.preprocess import fitted, scale
-from manypose.pose.estimator import Detector
+from manypose.pose.detector import Detector
 from manypose.pose.records import Detections, Frame, Person2D, Person3D, UInt8
 
 log = logging.getLogger(__name__)

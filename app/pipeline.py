@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config
-from manypose.pose.estimator import Detector, Estimator, Follower, FollowerConfig, Lift
+from manypose.pose.detector import Detector, Lift
+from manypose.pose.estimator import Estimator, Follower, FollowerConfig
 from manypose.pose.grouping import GroupingConfig
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)
     # encodings do not travel to a Follower in another process or from a journal
-    detector = Detector(front_end, lift, leave_crowds=not config.fit.encodings)
+    detector = Detector(front_end, lift, leave_lifting=not config.fit.encodings)
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
     return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift)

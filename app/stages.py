@@ -32,7 +32,7 @@ from manypose.pose import skeleton as sk
 from manypose.pose.estimator import Follower, FollowerConfig
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import CARRIED, JOINTS, PARENT, ROOT, TOPOLOGICAL
-from manypose.pose.lifting import Lifter, carried_bones, complete, encode, lift, ray_errors
+from manypose.pose.lifting import SIZE, Lifter, carried_bones, complete, encode, lift, ray_errors
 from manypose.pose.records import Detections, Frame, NetworkOutput, Person2D, Person3D
 from manypose.pose.scores_2d import oks
 from manypose.pose.tracking_scores import Sightings
@@ -212,7 +212,7 @@ def read_out(people: list[Person2D], camera: Camera) -> list[Person3D]:
     px = np.stack([p.joints_px for p in people]).astype(float)
     score = np.stack([p.confidence for p in people]).astype(float)
     rays, score = complete(camera.image_to_rays(px)[..., :2], score)
-    size = np.exp(encode(rays, score, None)[0][:, -4].astype(float) - 2.0)
+    size = np.exp(encode(rays, score, None)[0][:, SIZE].astype(float) - 2.0)
     known = np.isfinite(chained).all(-1)
     sigma = np.where(known, 0.03, 2.0)
     root, far = placement.place(np.where(known[..., None], chained, 0), sigma, rays,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.floating[Any]]
 
 FOV_GUESS_DEG = 60.0
+_UPRIGHT_MIN = 0.25
 
 
 def _identity() -> Float:
@@ -63,6 +64,18 @@ class Camera:
     def has_distortion(self) -> bool:
         """Whether any distortion coefficient is not zero."""
         return bool(np.any(self.distortion != 0))
+
+    @property
+    def up(self) -> Float | None:
+        """The unit vector up (3,) in camera axes, None where the camera is not placed in a world.
+
+        Worlds have y up. One in which this camera would lie on its side or on its head, or in which
+        z is more upright, is another kind of world, and says nothing.
+        """
+        if np.array_equal(self.R, np.eye(3)) and not self.t.any():
+            return None
+        up: Float = self.R[:, 1]
+        return up if -up[1] > max(_UPRIGHT_MIN, -self.R[1, 2]) else None
 
     def camera_to_image(self, points_m: Float) -> Float:
         """Project points (..., 3) of the camera frame to px (..., 2); NaN at or behind z = 0."""

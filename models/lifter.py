@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from manypose.pose.joints import CARRIED, INDEX, INDEX_2D, JOINTS, JOINTS_2D
-from manypose.pose.lifting import FEATURE_COUNT, HAS_BONES, SIZE
+from manypose.pose.lifting import FEATURE_COUNT, HAS_BONES, SIZE, UP_COLUMNS
 
 _J = len(JOINTS)
 # Expected errors the network may state: 5 mm to 1.6 m (logarithms).
@@ -53,7 +53,7 @@ def _columns(names: tuple[str, ...]) -> list[int]:
     own = [3 * k + i for k in joints for i in range(3)]
     first = 3 * len(JOINTS_2D)
     bones = [first + 3 * c + i for c, (k, _) in enumerate(CARRIED) if k in joints for i in range(3)]
-    return [*own, *bones, *range(SIZE, HAS_BONES + 1)]
+    return [*own, *bones, *range(SIZE, UP_COLUMNS.stop)]
 
 
 class Residual(nn.Module):

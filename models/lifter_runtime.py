@@ -131,7 +131,7 @@ def _parts(held: dict[str, NDArray[Any]]) -> Forward:
         parts = z @ parts_last[0] + parts_last[1]
         g = np.maximum(h[:, torso:scores] @ gate[0] + gate[1], 0) @ gate_last[0] + gate_last[1]
         whole = _residual(h[:, :body], full) @ full_last[0] + full_last[1]
-        share = np.repeat(1 / (1 + np.exp(-g)), 4, axis=1)
+        share = np.repeat(1 / (1 + np.exp(-np.maximum(g, -60))), 4, axis=1)
         return np.asarray(whole + share * (parts - whole))
 
     return forward

@@ -7,44 +7,36 @@ then takes the small results in the order of their times.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.calib.camera import Camera
 from manypose.pose import filters
 from manypose.pose import skeleton as sk
 from manypose.pose.body import Bodies
 from manypose.pose.contact import Feet
+from manypose.pose.detector import Detector, Lift
 from manypose.pose.fitting import Evidence, Fitter, FitWeights
-from manypose.pose.grouping import GroupingConfig, group
-from manypose.pose.joints import EXTRAPOLATED, JOINTS, JOINTS_2D, MISSING
-from manypose.pose.readings import boxes_round, crowded, sane
+from manypose.pose.joints import EXTRAPOLATED, INDEX, JOINTS, JOINTS_2D, MISSING
+from manypose.pose.readings import boxes_round, sane
 from manypose.pose.records import (
     Detections,
-    Found2D,
     Frame,
     FrameResult,
-    FrontEnd,
-    Network,
-    NetworkOutput,
     Person2D,
     Person3D,
     TrackedPerson,
-    unlifted,
 )
 from manypose.pose.states import joint_states, shown_joints
 from manypose.pose.tracking import Matches, Tracker, slot_count
 from manypose.pose.tracking_memory import Track, TrackingConfig
 from manypose.pose.tracking_parts import rearranged
+from manypose.pose.vertical import Vertical, up_in_picture
 
 Float = NDArray[np.floating[Any]]
-# Stage II with its network bound: `functools.partial(lifting.lift, lifter=...)` is one.
-Lift = Callable[[Sequence[Person2D], Camera], list[Person3D]]
-
 _J, _K = len(JOINTS), len(JOINTS_2D)
 
 
@@ -73,83 +65,6 @@ class FollowerConfig:
     weights: FitWeights = field(default_factory=FitWeights)
 
 
-def heatmap_front_end(network: Network, config: GroupingConfig | None = None) -> FrontEnd:
-    """Return the 2D front end made of a network of maps and the grouping along limbs.
-
-    A network that returns values that are not finite finds nobody in these places.
-    """
-    limits = config or GroupingConfig()
-
-    def find(frames: Sequence[Frame]) -> list[Found2D]:
-        start = time.perf_counter()
-        outputs = network(frames)
-        network_ms = (time.perf_counter() - start) * 1e3 / max(len(frames), 1)
-        found = []
-        for output in outputs:
-            start = time.perf_counter()
-            people = group(_finite(output), limits)
-            group_ms = (time.perf_counter() - start) * 1e3
-            found.append(Found2D(tuple(people), {"network": network_ms, "group": group_ms}))
-        return found
-
-    return find
-
-
-def _finite(output: NetworkOutput) -> NetworkOutput:
-    """Return the maps with zeros in place of values that are not finite (seldom a copy)."""
-    maps = (output.heatmaps, output.pafs, output.encodings)
-    # one sum of each tells: a NaN or an infinity anywhere survives it
-    if all(m is None or np.isfinite(m.sum(dtype=np.float64)) for m in maps):
-        return output
-    clean = [None if m is None else np.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0) for m in maps]
-    heatmaps, pafs, encodings = clean
-    if heatmaps is None or pafs is None:
-        raise ValueError("NetworkOutput without heat-maps")
-    return NetworkOutput(heatmaps, pafs, encodings, output.to_image)
-
-
-class Detector:
-    """Finds and lifts the people of single frames; remembers nothing."""
-
-    def __init__(self, front_end: FrontEnd, lift: Lift, *, leave_crowds: bool = False) -> None:
-        """Keep the parts.
-
-        Args:
-            front_end: finds people in 2D.
-            lift: Stage II.
-            leave_crowds: where people overlap in numbers they are left for a Follower to lift, who
-                takes most of their readings apart and would have to lift them a second time.
-        """
-        self._front_end = front_end
-        self._lift = lift
-        self._leave_crowds = leave_crowds
-
-    @property
-    def front_end(self) -> FrontEnd:
-        """The 2D front end in use."""
-        return self._front_end
-
-    def finding(self, front_end: FrontEnd) -> Detector:
-        """Return a Detector that finds people by another front end and is the same otherwise."""
-        return Detector(front_end, self._lift, leave_crowds=self._leave_crowds)
-
-    def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
-        """Return the people of every frame, with milliseconds for the front end and `lift`.
-
-        Those of a crowd may be left unlifted, see `records.unlifted`.
-        """
-        result = []
-        for frame, found in zip(frames, self._front_end(frames), strict=True):
-            start = time.perf_counter()
-            if self._leave_crowds and crowded(found.people):
-                people = [unlifted(person) for person in found.people]
-            else:
-                people = self._lift(found.people, frame.camera) if found.people else []
-            ms = (time.perf_counter() - start) * 1e3
-            result.append(Detections(frame, tuple(people), {**found.stage_ms, "lift": ms}))
-        return result
-
-
 class Follower:
     """Knows people over time: identity, body, smooth motion. One for each camera or video."""
 
@@ -175,10 +90,12 @@ class Follower:
         self._depth = filters.OneEuro(rows, (1,), smooth.depth) if smooth else None
         self._turns = filters.OneEuro(rows, (_J, 4), smooth.angle) if smooth else None
         self._fitter = Fitter(rows, Bodies(rows, c.height_m, c.lock_bones_after), c.weights)
+        self._vertical = Vertical() if lift is not None and not c.still else None
         self._feet = Feet(rows) if c.contact and not c.still else None
         self._known_bodies: dict[int, tuple[Any, ...]] = {}
         self._joint_time = np.full((rows, _J), -np.inf)  # when a joint was last seen
         self._last: dict[int, TrackedPerson] = {}
+        self._lift_ms = 0.0  # of the frame at hand
         self._nameless: list[tuple[Track, TrackedPerson]] = []
 
     def __call__(self, detections: Detections) -> FrameResult:
@@ -187,6 +104,7 @@ class Follower:
         start = time.perf_counter()
         if self.config.still:
             self._tracker.forget()
+        self._lift_ms = 0.0
         people = self._regrouped(detections.people, frame)
         matches = self._tracker.update(frame, people)
         self._exchange(matches)
@@ -197,13 +115,15 @@ class Follower:
         offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows])
         self._outline(frame, pairs, offsets, root, rotations)
         fitted = time.perf_counter()
+        self._learn_up(frame, pairs, root, matches.reset)
         there = self._show(frame, pairs, rows, root, rotations, offsets) if pairs else []
         there += self._hold(frame, matches.missed)
         self._nameless = [(t, p) for t, p in there if p.track_id < 0]
         shown = sorted((p for _, p in there if p.track_id >= 0), key=lambda p: p.track_id)
         done = time.perf_counter()
         ms = {
-            "track": (tracked - start) * 1e3,
+            "lift": detections.stage_ms.get("lift", 0.0) + self._lift_ms,
+            "track": (tracked - start) * 1e3 - self._lift_ms,
             "fit": (fitted - tracked) * 1e3,
             "filter": (done - fitted) * 1e3,
         }
@@ -248,7 +168,32 @@ class Follower:
             people, anew = rearranged(people, self._tracker.regrouped(frame.time_s, people))
         anew = [p.seen for p in people if not p.lifted] + anew
         kept = [p for p in people if p.lifted]
-        return kept + sane(self._lift(anew, frame.camera)) if anew else kept
+        if not anew:
+            return kept
+        start = time.perf_counter()
+        up = None if self._vertical is None else self._vertical.up
+        lifted = sane(self._lift(anew, frame.camera, up=up))
+        if self.config.still and frame.camera.up is None and lifted:
+            necks = np.array([p.joints_rel_m[INDEX["neck"]] for p in lifted])
+            up = up_in_picture(np.array([p.root_m for p in lifted]), necks)
+            lifted = lifted if up is None else sane(self._lift(anew, frame.camera, up=up))
+        self._lift_ms = (time.perf_counter() - start) * 1e3
+        return kept + lifted
+
+    def _learn_up(
+        self, frame: Frame, pairs: list[tuple[Track, Person3D]], root: Float, reset: bool
+    ) -> None:
+        """Let the people of a frame tell where up is, if the camera does not know."""
+        if self._vertical is None or frame.camera.up is not None:
+            return
+        if reset:
+            self._vertical.forget()
+        known = [(i, t.track_id, p) for i, (t, p) in enumerate(pairs) if t.track_id >= 0]
+        self._vertical.learn(
+            {number: root[i] for i, number, _ in known},
+            {number: p.joints_rel_m[INDEX["neck"]] for _, number, p in known},
+            frame.time_s,
+        )
 
     def _exchange(self, matches: Matches) -> None:
         """Make the rows of tracks that begin or end empty; keep bodies for people who return."""

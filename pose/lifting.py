@@ -5,7 +5,8 @@ virtual camera is turned so that its axis passes through the person, and the joi
 plane are divided by the person's size there. Size and direction are inputs of their own, since
 perspective depends on them. The network's answer is turned back into the camera's axes.
 
-Everything is optional but one seen joint: scores alone, no encodings, any subset of joints.
+Everything is optional but one seen joint: scores alone, no encodings, any subset of joints, and
+where up is: of one person it is hard to tell whether the camera looks down or they lean back.
 
 Source: Mehta et al. 2020 (XNect), section 4.2; the virtual camera as in Yu et al. 2021 (PCLs).
 """
@@ -42,11 +43,13 @@ Lifter = Callable[[Float], tuple[Float, Float]]
 
 _K, _J, _C = len(JOINTS_2D), len(JOINTS), len(CARRIED)
 # Columns of the features: x, y and score of every joint; the bones its pixels carry; the
-# logarithm of the size, the direction (x, y) of the person in the camera, whether bones are given.
+# logarithm of the size, the direction (x, y) of the person in the camera, whether bones are given;
+# the unit vector up in the virtual camera, 0 where it is not known.
 JOINT_COLUMNS = slice(0, 3 * _K)
 BONE_COLUMNS = slice(3 * _K, 3 * _K + 3 * _C)
 SIZE, DIRECTION_X, DIRECTION_Y, HAS_BONES = range(3 * _K + 3 * _C, 3 * _K + 3 * _C + 4)
-FEATURE_COUNT = 3 * _K + 3 * _C + 4
+UP_COLUMNS = slice(HAS_BONES + 1, HAS_BONES + 4)
+FEATURE_COUNT = UP_COLUMNS.stop
 
 _AT, _BONE = (np.array(column) for column in zip(*CARRIED, strict=True))
 _UP = [p if p >= 0 else j for j, p in enumerate(PARENT)]
@@ -81,8 +84,11 @@ def lift(
     camera: Camera,
     lifter: Lifter,
     config: LiftingConfig = LiftingConfig(),
+    up: Float | None = None,
 ) -> list[Person3D]:
     """Return the people in 3D, in the same order; the network is called once for all.
+
+    up: a unit vector (3,) in camera axes, for cameras that do not know it themselves.
 
     A person of whom no joint is seen, or for whom the network returns values that are not
     finite, comes back with NaN joints and an infinite expected error.
@@ -93,7 +99,7 @@ def lift(
     given = np.stack([p.confidence for p in people]).astype(np.float64)
     rays, score = complete(camera.image_to_rays(px)[..., :2], given)
     bones = carried_bones(people) if config.encodings else None
-    features, turn = encode(rays, score, bones)
+    features, turn = encode(rays, score, bones, up if camera.up is None else camera.up)
     with np.errstate(over="ignore", invalid="ignore"):
         joints, sigma = _answer(features, lifter, config.mirror)
         joints = joints @ turn  # rows times R = R^T applied: back to the axes of the camera
@@ -175,13 +181,16 @@ def complete(rays: Float, score: Float) -> tuple[Float, Float]:
 _LOG_OFFSET = 2.0  # sizes round exp(-2) become inputs round 0
 
 
-def encode(rays: Float, score: Float, bones: Float | None) -> tuple[Float, Float]:
+def encode(
+    rays: Float, score: Float, bones: Float | None, up: Float | None = None
+) -> tuple[Float, Float]:
     """Return features (N, FEATURE_COUNT) and rotations (N, 3, 3), camera to virtual camera.
 
     Args:
         rays: (N, K, 2) points on the plane z = 1, NaN where not seen.
         score: (N, K) in [0, 1], 0 where not seen.
         bones: (N, C, 3) m in camera axes for the pairs of `joints.CARRIED`; NaN where not read.
+        up: (3,) or (N, 3) unit vectors in camera axes, 0 where not known.
     """
     count = len(rays)
     seen = score > 0
@@ -207,6 +216,8 @@ def encode(rays: Float, score: Float, bones: Float | None) -> tuple[Float, Float
         carried = np.clip(turned / BONE_UNIT_M, -6, 6)
         out[:, BONE_COLUMNS] = carried.reshape(count, 3 * _C)
         out[:, HAS_BONES] = read.any(1)
+    if up is not None:
+        out[:, UP_COLUMNS] = (turn @ np.broadcast_to(up, (count, 3))[..., None])[..., 0]
     out[:, SIZE] = np.log(size) + _LOG_OFFSET
     out[:, DIRECTION_X : DIRECTION_Y + 1] = centre[:, :2] / np.maximum(centre[:, 2:], 0.1)
     return out, turn
@@ -238,7 +249,7 @@ def mirrored(features: Float) -> Float:
     sign = np.array([-1, 1, 1], features.dtype)
     out[:, JOINT_COLUMNS] = (joints * sign).reshape(count, -1)
     out[:, BONE_COLUMNS] = (bones * sign).reshape(count, -1)
-    out[:, DIRECTION_X] *= -1
+    out[:, [DIRECTION_X, UP_COLUMNS.start]] *= -1
     return out
 
 

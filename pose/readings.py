@@ -1,4 +1,4 @@
-"""What is told of all readings of a frame at once: who is sound, and whether it is a crowd."""
+"""What is told of all readings of a frame at once: who is sound, and the boxes round them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.pose.records import Person2D, Person3D
+from manypose.pose.records import Person3D
 
 Float = NDArray[np.floating[Any]]
 
 # A person behind the camera, nearer than an arm or farther than this is a misreading.
 _NEAR_M, _FAR_M = 0.15, 200.0
-# So many people who overlap with others are a crowd.
-_CROWD = 8
 
 
 def sane(people: Sequence[Person3D]) -> list[Person3D]:
@@ -34,16 +32,6 @@ def sane(people: Sequence[Person3D]) -> list[Person3D]:
     good &= np.isfinite(sigma).all(1) & np.isfinite(root).all(1) & np.isfinite(single).all(1)
     good &= (root[:, 2] > _NEAR_M) & (root[:, 2] < _FAR_M)
     return [p for p, fine in zip(people, good.tolist()) if fine or not p.lifted]
-
-
-def crowded(people: Sequence[Person2D]) -> bool:
-    """Return whether so many people overlap that hardly a reading will stay as it is."""
-    if len(people) < _CROWD:
-        return False
-    box = boxes_round(np.array([p.joints_px for p in people]))
-    low, high = box[:, :2], box[:, :2] + box[:, 2:]
-    meet = np.asarray((low[:, None] <= high).all(-1))
-    return int(((meet & meet.T).sum(1) > 1).sum()) >= _CROWD
 
 
 def boxes_round(points: Float) -> Float:

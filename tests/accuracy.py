@@ -34,16 +34,20 @@ from typing import Any
 
 import numpy as np
 
-from manypose.app import stages
+from manypose.app import accuracy, stages
 from manypose.app.config import load_config
+from manypose.app.formats.reading import load_run
 from manypose.app.main import main
 from manypose.app.motion import Motion, read_motion
 from manypose.app.pipeline import Engine, lifting, load_engine
 from manypose.app.sources import open_source
 from manypose.app.stage_figures import Found, figures
+from manypose.app.truth import read_truth3d
 from manypose.calib.camera import Camera
+from manypose.calib.files import write_cameras
 from manypose.models.lifter_runtime import load_lifter
-from manypose.pose.estimator import Detector, Follower, FollowerConfig
+from manypose.pose.detector import Detector
+from manypose.pose.estimator import Follower, FollowerConfig
 from manypose.pose.joints import JOINTS, JOINTS_2D, ROOT
 from manypose.pose.lifting import lift as lift_people
 from manypose.pose.records import Detections, Frame
@@ -88,11 +92,43 @@ def pictures(folder: Path, options: list[str], work: Path) -> None:
         results = run(source, work / f"pictures_{value}", options, "--still",
                       "--set", f"fit.encodings={value}")  # fmt: skip
         figures = next(iter(answer("eval", "truth3d", folder, results, "--json")["sets"].values()))
-        row(
-            name, (100 * figures["found_share"], "{:.0f} %"), (figures["surplus_people"], "{:.0f}"),
-            (figures["mpjpe_mm"], "{:.0f}"), (figures["pa_mpjpe_mm"], "{:.0f}"),
-            (100 * figures["pck_matched"], "{:.0f} %"), (figures["root_true_camera_mm"], "{:.0f}"),
+        _picture_row(name, figures)
+
+
+def known_cameras(folder: Path, options: list[str], work: Path) -> None:
+    """One row for labelled pictures whose cameras are known, and with them where up is."""
+    whole = read_truth3d(folder)
+    document = json.loads((folder / "annotations.json").read_text("utf-8"))
+    parts = []
+    for name in sorted({p["camera"] for p in document["images"]}):
+        taken = [p for p in document["images"] if p["camera"] == name]
+        (work / name).mkdir()
+        for p in taken:
+            (work / name / Path(p["file"]).name).symlink_to((folder / p["file"]).resolve())
+        fx, fy, cx, cy = taken[0]["K"]
+        R = np.array(taken[0]["R"])
+        if R[1, 1] > 0:  # y downwards in this world
+            R = R @ np.diag([1.0, -1.0, -1.0])
+        if R[1, 2] < 0:  # z from the people to the camera, as in worlds of manypose calibrate
+            R = R @ np.diag([-1.0, 1.0, -1.0])
+        camera = Camera(
+            np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), taken[0]["width"],
+            taken[0]["height"], R=R, t=np.array(taken[0]["t"]) / 1000, source="calibrated",
         )  # fmt: skip
+        write_cameras(work / f"{name}.toml", {name: camera})
+        results = run(work / name, work / f"of_{name}", options, "--still",
+                      "--camera", str(work / f"{name}.toml"))  # fmt: skip
+        frames = {Path(p["file"]).stem: whole.frames[Path(p["file"]).stem] for p in taken}
+        parts.append(accuracy.pair_up(load_run(results), replace(whole, frames=frames)))
+    _picture_row("2D alone, cameras known", accuracy.figures(accuracy.pooled(parts)))
+
+
+def _picture_row(name: str, figures: dict[str, Any]) -> None:
+    row(
+        name, (100 * figures["found_share"], "{:.0f} %"), (figures["surplus_people"], "{:.0f}"),
+        (figures["mpjpe_mm"], "{:.0f}"), (figures["pa_mpjpe_mm"], "{:.0f}"),
+        (100 * figures["pck_matched"], "{:.0f} %"), (figures["root_true_camera_mm"], "{:.0f}"),
+    )  # fmt: skip
 
 
 def clip(video: Path, truth: Path, options: list[str], work: Path) -> None:
@@ -276,6 +312,13 @@ def tables() -> int:
     with tempfile.TemporaryDirectory() as work:
         if args.truth3d:
             pictures(args.truth3d, options, Path(work))
+            if all(
+                "R" in p
+                for p in json.loads((args.truth3d / "annotations.json").read_text("utf-8"))[
+                    "images"
+                ]
+            ):
+                known_cameras(args.truth3d, options, Path(work))
         for video, truth in args.sequence or [SAMPLE]:
             clip(video, truth, options, Path(work))
     return 0

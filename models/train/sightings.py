@@ -101,13 +101,14 @@ class Sightings:
     """Seen people (N) and their truth.
 
     rays (N, K, 2) on the plane z = 1, NaN where not seen; score (N, K); bones (N, C, 3) m, NaN
-    where not read; joints_m (N, J, 3) true, camera frame.
+    where not read; joints_m (N, J, 3) true and up (N, 3), the unit vector, camera frame.
     """
 
     rays: Float
     score: Float
     bones: Float
     joints_m: Float
+    up: Float
 
 
 def see(points: Float, rng: np.random.Generator, errors: ErrorModel | None = None) -> Sightings:
@@ -115,13 +116,13 @@ def see(points: Float, rng: np.random.Generator, errors: ErrorModel | None = Non
 
     errors: None gives the perfect view: all joints, no noise, true bones (labels still biased).
     """
-    at = _before_cameras(points, rng)
+    at, up = _before_cameras(points, rng)
     count = len(at)
     labelled = _labels(at, rng)
     rays = labelled[..., :2] / np.maximum(labelled[..., 2:], _NEAR_M)
     bones = at[:, _BONE] - at[:, _ABOVE]
     if errors is None:
-        return Sightings(rays, np.ones((count, _K)), bones, at[:, :_J])
+        return Sightings(rays, np.ones((count, _K)), bones, at[:, :_J], up)
 
     extent = np.ptp(rays, axis=1).max(1)
     hard = np.exp(rng.normal(size=(count, 1)) * errors.difficulty)
@@ -173,12 +174,13 @@ def see(points: Float, rng: np.random.Generator, errors: ErrorModel | None = Non
     bones = np.where(stranger[..., None], np.roll(bones, 1, 0), bones)
     bones[rng.random(count) < 0.5] = np.nan  # half of all people come without encodings
     return Sightings(
-        np.where(seen[..., None], moved, np.nan), np.where(seen, score, 0.0), bones, at[:, :_J]
-    )
+        np.where(seen[..., None], moved, np.nan), np.where(seen, score, 0.0), bones,
+        at[:, :_J], up,
+    )  # fmt: skip
 
 
-def _before_cameras(points: Float, rng: np.random.Generator) -> Float:
-    """Return the points (N, 26, 3) in the frames of drawn cameras: x right, y down, z forward."""
+def _before_cameras(points: Float, rng: np.random.Generator) -> tuple[Float, Float]:
+    """Return points (N, 26, 3) and up (N, 3) in the frames of drawn cameras (y down, z forward)."""
     count = len(points)
     zero = np.zeros(count)
     yaw = rng.uniform(-np.pi, np.pi, count)
@@ -201,7 +203,8 @@ def _before_cameras(points: Float, rng: np.random.Generator) -> Float:
     at = (points - middle) @ turn.transpose(0, 2, 1)
     # Nobody is cut by the plane of the lens.
     least = np.maximum(_NEAR_M + 0.1 - (at + away[:, None])[..., 2].min(1), 0)
-    return np.asarray(at + (away * (1 + least / away[:, 2])[:, None])[:, None])
+    placed = at + (away * (1 + least / away[:, 2])[:, None])[:, None]
+    return np.asarray(placed), turn[:, :, 1]
 
 
 def _labels(at: Float, rng: np.random.Generator) -> Float:

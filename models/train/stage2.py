@@ -79,15 +79,25 @@ def drawn_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return features (B, F), true joints (B, J, 3) relative to the pelvis, and pelves (B, 3).
 
-    Both in the axes of the virtual cameras, metres.
+    Both in the axes of the virtual cameras, metres. Of half of the people it is told where up is.
     """
     seen = see(draw(poses, count, rng, vary), rng, errors)
     rays, score = lifting.complete(seen.rays, seen.score)
-    features, turn = lifting.encode(rays, score, seen.bones)
+    told = _told(seen.up, rng)
+    features, turn = lifting.encode(rays, score, seen.bones, told)
     truth = (seen.joints_m - seen.joints_m[:, ROOT : ROOT + 1]) @ turn.transpose(0, 2, 1)
     root = (turn @ seen.joints_m[:, ROOT, :, None])[..., 0]
     a, b, c = (torch.from_numpy(np.asarray(t, np.float32)) for t in (features, truth, root))
     return a, b, c
+
+
+def _told(up: Float, rng: np.random.Generator) -> Float:
+    """Return the vectors up (N, 3) as they would be known: half of them, some degrees off."""
+    count = len(up)
+    off_rad = np.where(rng.random(count) < 0.3, 0.14, 0.05) / np.sqrt(2)
+    known = up + rng.normal(size=up.shape) * off_rad[:, None]
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    return np.where(rng.random((count, 1)) < 0.5, known, 0.0)
 
 
 def read_errors(path: Path) -> ErrorModel:

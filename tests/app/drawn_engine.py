@@ -16,7 +16,7 @@ from manypose.app import pipeline
 from manypose.app.config import Config
 from manypose.app.pipeline import Engine, follower_config, lifting
 from manypose.calib.camera import Camera
-from manypose.pose.estimator import Detector
+from manypose.pose.detector import Detector
 from manypose.pose.joints import INDEX, INDEX_2D, JOINTS, JOINTS_2D, ROOT
 from manypose.pose.records import Found2D, Frame, Person2D, Person3D
 
@@ -62,7 +62,7 @@ def find(frames: Sequence[Frame]) -> list[Found2D]:
     return found
 
 
-def lift(people: Sequence[Person2D], camera: Camera) -> list[Person3D]:
+def lift(people: Sequence[Person2D], camera: Camera, up: object = None) -> list[Person3D]:
     """Return the people in 3D, from where their pelvis and neck are in the picture."""
     lifted = []
     for person in people:

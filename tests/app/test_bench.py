@@ -11,7 +11,8 @@ from manypose.app import bench, bench_people
 from manypose.app.config import Config
 from manypose.app.main import main
 from manypose.app.pipeline import Engine, lifting
-from manypose.pose.estimator import Detector, FollowerConfig
+from manypose.pose.detector import Detector
+from manypose.pose.estimator import FollowerConfig
 from manypose.pose.grouping import GroupingConfig, group
 
 pytest.importorskip("onnxruntime")

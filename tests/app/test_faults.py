@@ -21,7 +21,7 @@ from manypose.app import run as run_module
 from manypose.app.formats.reading import load_run
 from manypose.app.main import main
 from manypose.app.pipeline import Engine
-from manypose.pose.estimator import Detector
+from manypose.pose.detector import Detector
 from manypose.pose.records import Found2D, Person2D
 
 HERE = Path(__file__).resolve().parent

@@ -12,7 +12,8 @@ from manypose.app.flow import detected
 from manypose.app.pipeline import Engine
 from manypose.calib.camera import Camera
 from manypose.errors import SourceError
-from manypose.pose.estimator import Detector, FollowerConfig
+from manypose.pose.detector import Detector
+from manypose.pose.estimator import FollowerConfig
 from manypose.pose.records import Detections, Found2D, Frame
 
 CAMERA = Camera.from_fov(480, 288)

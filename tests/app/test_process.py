@@ -16,7 +16,7 @@ from manypose.app.process import Job, Summary, Tally, process
 from manypose.app.sources import Counts, LiveSource, Source, SourceInfo
 from manypose.calib.camera import Camera
 from manypose.errors import DeviceError, OutputError, SourceError
-from manypose.pose.estimator import Detector
+from manypose.pose.detector import Detector
 from manypose.pose.records import Found2D, Frame, FrameResult
 
 CAMERA = Camera.from_fov(480, 288)

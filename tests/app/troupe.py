@@ -22,7 +22,8 @@ from manypose.app.live_feed import LiveFeed
 from manypose.app.pipeline import Engine
 from manypose.app.sources import Counts, LiveSource, SourceInfo
 from manypose.calib.camera import Camera
-from manypose.pose.estimator import Detector, FollowerConfig
+from manypose.pose.detector import Detector
+from manypose.pose.estimator import FollowerConfig
 from manypose.pose.joints import INDEX, JOINTS, JOINTS_2D, ROOT
 from manypose.pose.records import Found2D, Frame, Person2D, Person3D
 
@@ -75,7 +76,7 @@ def engine(people: int, cost_s: float = 0.0) -> Engine:
             found.append(Found2D(tuple(mine), {"network": cost_s * 1e3}))
         return found
 
-    def lift(persons: Sequence[Person2D], _: Camera) -> list[Person3D]:
+    def lift(persons: Sequence[Person2D], _: Camera, up: object = None) -> list[Person3D]:
         out = []
         for person in persons:
             joints = known[id(person)][1]

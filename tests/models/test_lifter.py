@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -106,6 +107,27 @@ def test_a_standing_person_stands(shipped: Lifter) -> None:
     assert (bone > 0.3).all()
     assert (bone < 0.5).all()
     assert (sigma < 0.3).all()
+
+
+def test_who_is_told_where_up_is_stands_upright(shipped: Lifter) -> None:
+    """A camera that looks down, and 2D joints too coarse to see that by them alone."""
+    rng = np.random.default_rng(5)
+    rays, score = standing(rng, 60)
+    rays = rays + rng.normal(0, 0.02, rays.shape)
+    for pitch in (0.0, 0.5):
+        up = np.array([0, -np.cos(pitch), -np.sin(pitch)])
+        features, turn = lifting.encode(*lifting.complete(rays, score), None, up)
+        joints = (shipped(features)[0]) @ turn
+        trunk = (joints[:, INDEX["neck"]] - joints[:, INDEX["pelvis"]]).mean(0)
+        lean = np.arctan2(-trunk[2], -trunk[1])
+        assert abs(lean - pitch) < 0.15
+    camera = Camera.from_fov(640, 400)
+    assert camera.up is None
+    up = np.array([0, -np.cos(0.3), -np.sin(0.3)])
+    R = np.stack([[1.0, 0, 0], up, np.cross([1.0, 0, 0], up)], 1)
+    np.testing.assert_allclose(dataclasses.replace(camera, R=R, t=np.ones(3)).up, up)
+    # a world with z up is no such world, and says nothing here
+    assert dataclasses.replace(camera, R=R[:, [0, 2, 1]] * [1, 1, -1]).up is None
 
 
 def test_any_subset_of_seen_joints_is_completed(shipped: Lifter) -> None:

@@ -9,7 +9,8 @@ from manypose.calib.camera import Camera
 from manypose.models.lifter_runtime import load_lifter
 from manypose.pose import skeleton as sk
 from manypose.pose import targets
-from manypose.pose.estimator import Detector, Estimator, Follower, heatmap_front_end
+from manypose.pose.detector import Detector, heatmap_front_end
+from manypose.pose.estimator import Estimator, Follower
 from manypose.pose.joints import INDEX, JOINTS_2D, MISSING, PARENT, SEEN
 from manypose.pose.lifting import lift
 from manypose.pose.records import Frame, NetworkOutput

@@ -8,12 +8,11 @@ import pytest
 from manypose.calib.camera import Camera
 from manypose.pose import placement, targets
 from manypose.pose import skeleton as sk
+from manypose.pose.detector import Detector, heatmap_front_end
 from manypose.pose.estimator import (
-    Detector,
     Estimator,
     Follower,
     FollowerConfig,
-    heatmap_front_end,
 )
 from manypose.pose.joints import (
     BONE_UNIT_M,

@@ -102,7 +102,7 @@ def crossing():
 
 
 def test_legs_read_for_another_are_shown_on_whom_they_belong_to(crossing):
-    def lift(people, camera):
+    def lift(people, camera, up=None):
         """Everybody stands 4 m away: this test looks at the picture alone."""
         rays = camera.image_to_rays(np.stack([p.joints_px[19] for p in people]))
         return [replace(crossing[0][0].people[0], seen=p, root_m=4 * r)
