@@ -17,7 +17,7 @@ Float = NDArray[np.floating]
 
 # How far cameras look down: shares, means and spreads, radians.
 _PRIOR = ((0.6, 0.08, 0.14), (0.3, 0.35, 0.22), (0.1, 0.25, 0.55))
-_GRID = np.radians(np.arange(-40.0, 80.5, 1.0))
+_GRID = np.radians(np.arange(-40.0, 80.5, 1.5))
 # A pelvis goes up and down, and is seen too near or too far by this share of its distance;
 # those of different people differ besides, and so does what their bodies are taken for.
 _HEIGHT_M, _DISTANCE = 0.06, 0.07
@@ -25,8 +25,8 @@ _PERSON_M, _SIZE = 0.1, 0.08
 # The camera's height above pelvises, and its spread.
 _ABOVE_M, _ABOVE_SPREAD_M = 0.5, 0.8
 _STEP_M = 0.4  # a sample of a person counts where they are so far from their others
-_SAMPLES_MIN, _SAMPLES_MAX = 8, 240
-_MEMORY_S = 30.0
+_SAMPLES_MIN, _SAMPLES_MAX = 8, 120
+_MEMORY_S, _EVERY_S = 30.0, 0.7
 _SURE_RAD, _HALF_SURE_RAD = np.radians(4.5), np.radians(11.0)
 # Rows of seats rise, and then the trunks of people tell another story than their pelvises.
 _CONTRARY_RAD, _CONTRARY_SHARE = np.radians(8.0), 0.6
@@ -46,6 +46,7 @@ class Vertical:
         self._goal_rad: float | None = None
         self._new = 0
         self._time_s: float | None = None
+        self._judged_s = -np.inf
 
     @property
     def up(self) -> Float | None:
@@ -61,7 +62,7 @@ class Vertical:
         """Start anew, as after a cut."""
         self._samples.clear()
         self._pitch_rad = self._goal_rad = self._time_s = None
-        self._new = 0
+        self._new, self._judged_s = 0, -np.inf
 
     def learn(self, roots_m: Mapping[int, Float], necks_m: Mapping[int, Float], now: float) -> None:
         """Take note of the people of a frame.
@@ -83,8 +84,9 @@ class Vertical:
                 continue
             self._samples.append((now, number, root, float(_leans(necks_m[number]))))
             self._new += 1
-        if self._new >= 4 and len(self._samples) >= _SAMPLES_MIN:
-            self._new = 0
+        due = not 0 <= now - self._judged_s < _EVERY_S
+        if due and self._new >= 4 and len(self._samples) >= _SAMPLES_MIN:
+            self._new, self._judged_s = 0, now
             self._judge()
         if self._pitch_rad is not None and self._goal_rad is not None:
             turn = _TURN_RAD_S * step_s
