@@ -67,7 +67,7 @@ class FitWeights:
     added (Levenberg-Marquardt).
     """
 
-    points_m: float = 0.80
+    points_m: float = 1.0
     image_m: float = 0.008
     image_px: float = 1.0
     image_doubt_m: float = 0.20
