@@ -160,13 +160,18 @@ def _bottom_up(
     path: Path, config: Config, batch: int, limits: GroupingConfig
 ) -> tuple[_Maker, str, bool]:
     """Return what makes the front end of a file of maps, its engine, and if it runs in parallel."""
+    from manypose.models import backends, onnx_file
     from manypose.models.machine import cores
     from manypose.models.sessions import Wish, open_session
 
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give the network of a peer")
     threads = config.model.threads or cores()
-    session = open_session(path, config.model.backend, Wish("cpu", threads, "fp32", batch))
+    described = onnx_file.describe(path) if path.suffix.lower() == ".onnx" else None
+    ours = described is not None and "manypose.input" in described.metadata
+    size = backends.input_size(path) if ours else None  # otherwise the file has one
+    wish = Wish("cpu", threads, "fp32", batch, size)
+    session = open_session(path, config.model.backend, wish)
     tensor = session.inputs[0]
     shape = [1 if d is None else d for d in tensor.shape]
     picture = len(shape) == 4 and 3 in (shape[1], shape[3]) and shape[2] >= 32
