@@ -66,13 +66,18 @@ class Camera:
         return bool(np.any(self.distortion != 0))
 
     @property
+    def placed(self) -> bool:
+        """Whether extrinsics say where in a world the camera stands."""
+        return bool(np.any(np.eye(3) != self.R) or np.any(self.t != 0))
+
+    @property
     def up(self) -> Float | None:
         """The unit vector up (3,) in camera axes, None where the camera is not placed in a world.
 
         Worlds have y up. One in which this camera would lie on its side or on its head, or in which
         z is more upright, is another kind of world, and says nothing.
         """
-        if np.array_equal(self.R, np.eye(3)) and not self.t.any():
+        if not self.placed:
             return None
         up: Float = self.R[:, 1]
         return up if -up[1] > max(_UPRIGHT_MIN, -self.R[1, 2]) else None

@@ -154,11 +154,9 @@ def _conv(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
 def _resize(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
     if a.get("mode") != b"linear" or a.get("coordinate_transformation_mode") != b"half_pixel":
         raise WeightsError("the torch runtime has bilinear, half-pixel Resize only")
-    if len(x) > 3:
-        size = x[3][2:].tolist()
-    else:
-        size = [int(s * f) for s, f in zip(x[0].shape[2:], n[2][2:].astype(float))]
-    return functional.interpolate(x[0], size=size, mode="bilinear", align_corners=False)
+    return functional.interpolate(
+        x[0], size=x[3][2:].tolist(), mode="bilinear", align_corners=False
+    )
 
 
 def _shape(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:

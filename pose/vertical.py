@@ -53,11 +53,6 @@ class Vertical:
         """The unit vector up (3,) in camera axes, or None."""
         return None if self._pitch_rad is None else up_of(self._pitch_rad)
 
-    @property
-    def pitch_rad(self) -> float | None:
-        """How far the camera looks down, None until it is sure."""
-        return self._goal_rad
-
     def forget(self) -> None:
         """Start anew, as after a cut."""
         self._samples.clear()

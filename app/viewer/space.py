@@ -86,7 +86,7 @@ class Room:
         return lines
 
     def _learn(self, joints: Float, camera: Camera | None, time_s: float) -> None:
-        if camera is not None and (np.any(np.eye(3) != camera.R) or np.any(camera.t != 0)):
+        if camera is not None and camera.placed:
             self._rotation = _FROM_WORLD @ camera.R.T
             self._offset = -_FROM_WORLD @ camera.R.T @ camera.t
             return
