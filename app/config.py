@@ -55,6 +55,7 @@ class ModelConfig:
     target_fps: float = 0.0
     careful: bool = False
     close_ups: bool = True
+    long_shots: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from manypose.calib.camera import Camera
 from manypose.models.machine import cores
 from manypose.models.preprocess import fitted, scale
 from manypose.pose.detector import Detector
-from manypose.pose.records import Detections, Frame, Person2D, Person3D, UInt8
+from manypose.pose.records import Box, Detections, Frame, Person2D, Person3D, UInt8
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,17 @@ class _Asked:
     camera: Camera | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """A part of the frame at hand that the other process asks for, scaled to this size."""
+
+    part: Box
+    size: tuple[int, int]  # width and height
+
+
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A small picture in shared memory, and the line to the thread that looks at it."""
+    """Two small pictures in shared memory, and the line to the thread that looks at them."""
 
     line: Connection
     memory: mmap.mmap
@@ -106,8 +114,8 @@ class Finder:
                 mine, other = (Connection(s.detach()) for s in socket.socketpair())
                 file = given.enter_context(tempfile.TemporaryFile())
                 given.callback(other.close)
-                file.truncate(width * height * 3)
-                self._places.append(_Place(mine, mmap.mmap(file.fileno(), width * height * 3)))
+                file.truncate(2 * width * height * 3)  # the whole picture's, and a part's
+                self._places.append(_Place(mine, mmap.mmap(file.fileno(), 2 * width * height * 3)))
                 theirs.append((other.fileno(), file.fileno()))
             # Not by multiprocessing, which would run the user's own script there once more.
             code = (
@@ -170,17 +178,25 @@ class Finder:
         camera = None if frame.camera is place.camera else frame.camera
         place.line.send(_Asked((h, w, 3), (nw, nh), frame.time_s, frame.index, camera))
         place.camera = frame.camera
+        answer = self._received(place)
+        while isinstance(answer, _Wanted):
+            scale(frame.picture, _view(place.memory, *answer.size, second=True), answer.part)
+            place.line.send(None)
+            answer = self._received(place)
+        people, stage_ms, self.cpu_s, self.peak_mb = answer
+        if isinstance(people, BaseException):
+            raise people
+        self.answered += 1
+        return Detections(frame, _unpacked(people), {**stage_ms, "resize": resize_ms})
+
+    def _received(self, place: _Place) -> Any:
         deadline = time.monotonic() + _ANSWER_S
         while not place.line.poll(_WAIT_S):
             if self._over or self._process.poll() is not None:
                 raise EOFError("it has ended")
             if time.monotonic() > deadline:
                 raise EOFError("it does not answer")
-        people, stage_ms, self.cpu_s, self.peak_mb = place.line.recv()
-        if isinstance(people, BaseException):
-            raise people
-        self.answered += 1
-        return Detections(frame, _unpacked(people), {**stage_ms, "resize": resize_ms})
+        return place.line.recv()
 
     def _end(self, error: Exception) -> None:
         if not self._over:
@@ -212,23 +228,33 @@ class Finder:
             self._process = None
 
 
-def _view(memory: mmap.mmap, width: int, height: int) -> UInt8:
-    count = width * height * 3
-    return np.frombuffer(memory, np.uint8, count).reshape(height, width, 3)
+def _view(memory: mmap.mmap, width: int, height: int, second: bool = False) -> UInt8:
+    count, start = width * height * 3, len(memory) // 2 if second else 0
+    return np.frombuffer(memory, np.uint8, count, start).reshape(height, width, 3)
 
 
 class _Small:
-    """A `records.Picture` of which only the size is known, and what the network wants of it."""
+    """A `records.Picture` of which only the size is known, and what the network wants of it.
 
-    def __init__(self, shape: tuple[int, int, int], small: UInt8) -> None:
-        self.shape = shape
-        self._small = small
+    It has come over; parts, which are seldom wanted, are asked for.
+    """
+
+    def __init__(self, asked: _Asked, line: Connection, memory: mmap.mmap) -> None:
+        self.shape = asked.shape
+        self._small = _view(memory, *asked.size)
+        self._line, self._memory = line, memory
 
     def whole(self) -> UInt8:
         raise ValueError("the picture is in another process")
 
-    def resized(self, out: UInt8) -> None:
-        out[:] = self._small
+    def resized(self, out: UInt8, part: Box | None = None) -> None:
+        if part is None:
+            out[:] = self._small
+            return
+        size = (out.shape[1], out.shape[0])
+        self._line.send(_Wanted(part, size))
+        self._line.recv()
+        out[:] = _view(self._memory, *size, second=True)
 
     def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:
         raise ValueError("the picture is in another process")
@@ -283,7 +309,7 @@ def _look(detector: Detector, line: Connection, memory: mmap.mmap) -> None:
             asked: _Asked = line.recv()
             camera = asked.camera or camera
             assert camera is not None
-            picture = _Small(asked.shape, _view(memory, *asked.size))
+            picture = _Small(asked, line, memory)
             try:
                 found = detector([Frame(picture, asked.time_s, asked.index, camera)])[0]
                 answer: tuple[Any, Any] = _packed(found.people), dict(found.stage_ms)

@@ -93,7 +93,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     """
     import cv2
 
-    from manypose.models.backends import load_front_end
+    from manypose.models.front_end import load_front_end
     from manypose.models.preprocess import size_named
 
     # OpenCV's own threads fight those of the network and of the decoder.
@@ -114,6 +114,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         size_named(model.input) if model.input else None,
         model.careful,
         model.close_ups,
+        model.long_shots,
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

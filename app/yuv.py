@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.app.sources import turned
-from manypose.pose.records import Picture, UInt8
+from manypose.pose.records import Box, Picture, UInt8
 
 _SAMPLED = {
     "yuv420p": (1, 1), "yuvj420p": (1, 1), "yuv422p": (0, 1), "yuvj422p": (0, 1),
@@ -92,10 +92,19 @@ class YuvPicture:
                 self.resized(self._whole)
         return self._whole
 
-    def resized(self, out: UInt8) -> None:
-        """Write it, scaled to the size of `out` (bilinear), as BGR to `out`."""
+    def resized(self, out: UInt8, part: Box | None = None) -> None:
+        """Write it, or a part on even px, scaled to the size of `out` (bilinear), as BGR."""
         size = (out.shape[1], out.shape[0])
-        small = cv2.merge([cv2.resize(plane, size) for plane in self._planes])
+        planes = self._planes
+        if part is not None:
+            x0, y0, x1, y1 = part
+            down, right = self._halved
+            bright, *colours = planes
+            planes = [bright[y0:y1, x0:x1]] + [
+                c[y0 >> down : (y1 + down) >> down, x0 >> right : (x1 + right) >> right]
+                for c in colours
+            ]
+        small = cv2.merge([cv2.resize(plane, size) for plane in planes])
         cv2.transform(small, self._matrix, dst=out)
 
     def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:

@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manypose.errors import UsageError, WeightsError
 from manypose.models import choice, onnx_file, weights
 from manypose.models.machine import cores
-from manypose.models.preprocess import STRIDE, grid_to_image, letterbox
+from manypose.models.preprocess import letterbox
 from manypose.models.sessions import (
     RUNTIMES,
     Array,
@@ -25,13 +24,8 @@ from manypose.models.sessions import (
     Wish,
 )
 from manypose.models.weights import Weights
-from manypose.pose.close_ups import may_be_close, with_close_ups
-from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
-from manypose.pose.records import Found2D, Frame, NetworkOutput, Person2D
-
-if TYPE_CHECKING:
-    from manypose.models.adaptive import AdaptiveNetwork
+from manypose.pose.records import Frame, NetworkOutput
 
 log = logging.getLogger(__name__)
 
@@ -102,64 +96,6 @@ class StageOneNetwork:
         return np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-class StageOneFrontEnd:
-    """Our own 2D front end: Stage I and the grouping of its joints into people.
-
-    small: the same network with a small input, for people close to the camera.
-    """
-
-    def __init__(
-        self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig,
-        small: StageOneNetwork | None = None,
-    ) -> None:  # fmt: skip
-        self.network = network
-        self.info = network.info
-        self.batch = network.info.batch
-        self.parallel = network.parallel and (small is None or small.parallel)
-        self._grouping = grouping
-        self._small = small
-
-    def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
-        """Return the people of each frame with milliseconds of resize, network and group."""
-        outputs, spent = self.network.timed(frames)
-        found = []
-        for frame, output in zip(frames, outputs):
-            started = time.perf_counter()
-            people = group(output, self._grouping)
-            ms = {**spent, "group": 1e3 * (time.perf_counter() - started)}
-            if self._small is not None and may_be_close(people, *frame.shape[::-1]):
-                people = self._closer(self._small, frame, output, people, ms)
-            found.append(Found2D(tuple(people), ms))
-        return found
-
-    def _closer(
-        self, small: StageOneNetwork, frame: Frame, usual: NetworkOutput, people: list[Person2D],
-        ms: dict[str, float],
-    ) -> list[Person2D]:  # fmt: skip
-        """Return the people and those only a smaller look finds; what it takes is added to `ms`.
-
-        The smaller picture is made of the usual input: another process has nothing else.
-        """
-        began = time.perf_counter()
-        h, w = usual.heatmaps.shape[1:]
-        boxed, to_image = letterbox(frame.picture, STRIDE * h, STRIDE * w)
-        width, height = small.info.input_size
-        x, to_boxed = letterbox(boxed, height, width)
-        to_cell = np.linalg.inv(np.vstack([grid_to_image(1, 1), [0, 0, 1]]))
-        affine = to_image @ to_cell @ np.vstack([to_boxed, [0, 0, 1]])
-        resized = time.perf_counter()
-        maps = {k: v[0] for k, v in small.maps(x[None]).items()}
-        ran = time.perf_counter()
-        output = NetworkOutput(maps["heatmaps"], maps["pafs"], maps.get("encodings"), affine)
-        closer = group(output, self._grouping)
-        people = with_close_ups(people, closer, *frame.shape[::-1])[: self._grouping.people_max]
-        grouped = time.perf_counter()
-        spent = {"resize": resized - began, "network": ran - resized, "group": grouped - ran}
-        for key, seconds in spent.items():
-            ms[key] += 1e3 * seconds
-        return people
-
-
 def load_network(
     model: str = "light",
     backend: str = "auto",
@@ -209,73 +145,6 @@ def load_network(
     )  # fmt: skip
     log.info("network: %s", info.line())
     return StageOneNetwork(session, info)
-
-
-def load_front_end(
-    model: str = "light",
-    backend: str = "auto",
-    device: str = "auto",
-    threads: int | None = 0,
-    precision: str = "auto",
-    batch: int = 1,
-    grouping: GroupingConfig | None = None,
-    target_fps: float = 0.0,
-    encodings: bool = True,
-    size: tuple[int, int] | None = None,
-    careful: bool = False,
-    close_ups: bool = False,
-) -> Any:
-    """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
-
-    Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
-    user's network. target_fps: the input size is lowered and raised to keep so many frames a
-    second, 0 for the file's own size. careful: three input sizes in turn.
-    close_ups: a second, small look at every frame for people who fill it.
-    """
-    rows = weights.find(model)
-    if (target_fps or size or careful) and rows[0].kind == "own":
-        raise UsageError(
-            "--target-fps, --careful and --input are for our networks; those of your own have one "
-            "input size"
-        )
-    if careful and (target_fps or size):
-        raise UsageError(
-            "--careful takes input sizes of its own: leave --input and --target-fps away"
-        )
-    if rows[0].kind == "own":
-        from manypose.models import topdown
-
-        weights.verify(rows[0])
-        return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name, batch)
-    network: StageOneNetwork | AdaptiveNetwork
-    if careful:
-        from manypose.models import careful as several
-
-        network = several.load(model, backend, device, threads, precision, batch, encodings)
-    elif target_fps:
-        from manypose.models import adaptive
-
-        network = adaptive.load(
-            model, backend, device, threads, precision, batch, target_fps, encodings, size
-        )
-    else:
-        network = load_network(model, backend, device, threads, precision, batch, size, encodings)
-    small = _small(network.info, backend, precision, encodings) if close_ups else None
-    return StageOneFrontEnd(network, grouping or GroupingConfig(), small)
-
-
-def _small(info: Info, backend: str, precision: str, encodings: bool) -> StageOneNetwork | None:
-    """Return the network that runs, with half the smallest input there is a file for, if it can."""
-    least = min(input_sizes(info.model), key=lambda s: s[0] * s[1])
-    size = stepped(least[0] / 2, least[1] / 2)
-    if 1.5 * size[0] * size[1] > info.input_size[0] * info.input_size[1]:
-        return None
-    if not any_size(info.model):
-        log.info("no second look for people close to the camera: the file has one input size")
-        return None
-    return load_network(
-        info.model, backend, info.device, info.threads, precision, info.batch, size, encodings
-    )
 
 
 def input_size(path: Path) -> tuple[int, int]:

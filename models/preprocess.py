@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from manypose.errors import UsageError
-from manypose.pose.records import Float, Picture, UInt8
+from manypose.pose.records import Box, Float, Picture, UInt8
 
 STRIDE = 8
 _GRID = 2 * STRIDE  # sides of the input are multiples of this
@@ -18,15 +18,18 @@ BORDER = 114  # grey of the border, as in training
 
 
 def letterbox(
-    image: UInt8 | Picture, height: int, width: int, out: UInt8 | None = None
-) -> tuple[UInt8, Float]:
+    image: UInt8 | Picture, height: int, width: int, out: UInt8 | None = None,
+    part: Box | None = None,
+) -> tuple[UInt8, Float]:  # fmt: skip
     """Return the picture as (height, width, 3) uint8, and the affine (2, 3) grid cell -> image px.
 
     Whole numbers are centres on both sides: cell c has its centre at px 8 c + 3.5 of the network's
     input, and `cv2.resize` maps pixel areas, so that px p there is (p + 0.5) / scale - 0.5 here.
-    `out` is written to instead of a new array; what it holds does not matter.
+    `out` is written to instead of a new array; what it holds does not matter. part: of the picture,
+    on even px; the affine leads to px of the whole all the same.
     """
-    h, w, _ = image.shape
+    x0, y0, x1, y1 = part or (0, 0, image.shape[1], image.shape[0])
+    w, h = x1 - x0, y1 - y0
     if h == 0 or w == 0:
         raise ValueError(f"letterbox: empty picture {image.shape}")
     if out is None:
@@ -39,8 +42,10 @@ def letterbox(
     out[top + nh :] = BORDER
     out[top : top + nh, :left] = BORDER
     out[top : top + nh, left + nw :] = BORDER
-    scale(image, out[top : top + nh, left : left + nw])
-    return out, grid_to_image(w / nw, h / nh, left, top)
+    scale(image, out[top : top + nh, left : left + nw], part)
+    affine = grid_to_image(w / nw, h / nh, left, top)
+    affine[:, 2] += (x0, y0)
+    return out, affine
 
 
 def fitted(w: int, h: int, width: int, height: int) -> tuple[int, int]:
@@ -49,12 +54,14 @@ def fitted(w: int, h: int, width: int, height: int) -> tuple[int, int]:
     return min(width, max(1, round(w * scale))), min(height, max(1, round(h * scale)))
 
 
-def scale(image: UInt8 | Picture, out: UInt8) -> None:
-    """Write the picture, scaled to the size of `out` (bilinear), to `out`."""
-    if isinstance(image, np.ndarray):
-        cv2.resize(image, (out.shape[1], out.shape[0]), dst=out)
-    else:
-        image.resized(out)
+def scale(image: UInt8 | Picture, out: UInt8, part: Box | None = None) -> None:
+    """Write the picture, or a part of it, scaled to the size of `out` (bilinear), to `out`."""
+    if not isinstance(image, np.ndarray):
+        image.resized(out, part)
+        return
+    if part is not None:
+        image = image[part[1] : part[3], part[0] : part[2]]
+    cv2.resize(image, (out.shape[1], out.shape[0]), dst=out)
 
 
 def grid_to_image(

@@ -53,7 +53,7 @@ def with_close_ups(
     for person in sorted(closer, key=lambda p: -p.score):
         if person.score < _SHOWN or (size_px := _extent_px(person)) < least_px:
             continue
-        same = [p for p in found if _are_one(p, person, _NEAR * size_px)]
+        same = [p for p in found if are_one(p, person, _NEAR * size_px)]
         if all(p.score < _SHOWN for p in same):
             found = [p for p in found if not any(p is s for s in same)] + [person]
     return sorted(found, key=lambda p: -p.score)
@@ -69,7 +69,8 @@ def _extent_px(person: Person2D) -> float:
     return float((high - low).max())
 
 
-def _are_one(a: Person2D, b: Person2D, near_px: float) -> bool:
+def are_one(a: Person2D, b: Person2D, near_px: float) -> bool:
+    """Return whether two readings share a third of the joints of the one that has fewer."""
     both = (a.confidence > 0) & (b.confidence > 0)
     apart_px = np.hypot(*(a.joints_px - b.joints_px)[both].T)
     least = min((a.confidence > 0).sum(), (b.confidence > 0).sum())

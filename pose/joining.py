@@ -41,6 +41,17 @@ def _reach() -> Float:
 _REACH_INVERSE = (1 / _reach()).astype(np.float32).ravel()  # (K * K,)
 
 
+def statures(points: Float) -> Float:
+    """Return how tall (N,) bodies must at least be to have these joints (N, K, 2), in their unit.
+
+    NaN = not seen. Two joints are never farther apart than the way over the limbs between them.
+    """
+    x, y = points[..., 0], points[..., 1]
+    apart = np.hypot(x[:, :, None] - x[:, None], y[:, :, None] - y[:, None])
+    tall = np.nan_to_num(apart) * _REACH_INVERSE.reshape(_K, _K)
+    return np.asarray(tall.max((1, 2)))
+
+
 def joined(joint: Int, links: tuple[Int, Int, Int, Float], rival_max: float) -> list[list[int]]:
     """Return people as lists of peaks, no joint twice.
 

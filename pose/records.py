@@ -19,6 +19,7 @@ from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
 
 Float = NDArray[np.floating[Any]]
 UInt8 = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # left, top, right, bottom px of a part of a picture, ends excluded
 
 _K, _J, _L = len(JOINTS_2D), len(JOINTS), len(LIMBS)
 
@@ -42,8 +43,8 @@ class Picture(Protocol):
     def whole(self) -> UInt8:
         """Return all of it, BGR (H, W, 3)."""
 
-    def resized(self, out: UInt8) -> None:
-        """Write it, scaled to the size of `out` (bilinear), as BGR to `out`."""
+    def resized(self, out: UInt8, part: Box | None = None) -> None:
+        """Write it, or a part of it, scaled to the size of `out` (bilinear), as BGR to `out`."""
 
     def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:
         """Return BGR at these px, in the shape that y and x broadcast to, and 3."""

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from manypose.calib.camera import Camera
-from manypose.models.backends import load_front_end
+from manypose.models.front_end import load_front_end
 from manypose.models.preprocess import BORDER
 from manypose.models.train import readers
 from manypose.models.train.packs import decoded

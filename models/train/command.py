@@ -14,7 +14,7 @@ from manypose.errors import UsageError
 from manypose.models.train import checkpoints, packs, readers
 
 if TYPE_CHECKING:
-    from manypose.models.train.scores import Predict
+    from manypose.models.train.scores import Find, Predict
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument(
         "--careful", action="store_true", help="of a name: as manypose run --careful"
     )
+    score.add_argument(
+        "--second-looks", action="store_true",
+        help="of a name: as manypose run, which looks twice at people near and far",
+    )  # fmt: skip
     score.add_argument("--sure", type=float, help="score from which people count (default 0.3)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     score.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -100,37 +104,54 @@ def _score(args: argparse.Namespace) -> int:
     from manypose.models.train import scores, sheets, stage1
     from manypose.pose.grouping import GroupingConfig
 
+    find = None
     if args.weights.suffix in (".pt", ".npz"):
-        if args.careful:
-            raise UsageError("--careful is for networks by name: give one of manypose models list")
+        if args.careful or args.second_looks:
+            raise UsageError(
+                "--careful and --second-looks are for networks by name: give one of manypose models"
+                " list"
+            )
         args.size = args.size or "512x320"
         net, about, photos, size, device = stage1.to_score(args)
         predict = scores.of_network(net, *size, device)
         title = f"{args.weights}, {about.get('images', '?')} images seen"
     else:
-        predict, size, title = _of_name(args)
+        predict, size, title, find = _of_name(args)
         photos = [p for a in args.val for p in readers.open_source(a)]
-    found = scores.evaluate(photos, predict, sure=scores.SURE if args.sure is None else args.sure)
+    sure = scores.SURE if args.sure is None else args.sure
+    found = scores.evaluate(photos, predict, sure=sure, find=find)
     top = scores.ceiling(photos, *size)
     _LOG.info("%s, %d photos at %dx%d: %s", title, len(photos), *size, scores.line(found, top))
     if args.sheet:
-        people = list(scores.decode(photos[:24], predict, GroupingConfig()))
+        people = list(scores.decode(photos[:24], predict, GroupingConfig(), find=find))
         sheets.people_sheet(args.sheet, people)
     return 0
 
 
-def _of_name(args: argparse.Namespace) -> tuple[Predict, tuple[int, int], str]:
-    """Return the maps of a network as users run it, its input size, and what it is."""
-    from manypose.models import backends, careful
+def _of_name(
+    args: argparse.Namespace,
+) -> tuple[Predict, tuple[int, int], str, Find | None]:
+    """Return the maps of a network as users run it, its input size, what it is, who finds people.
+
+    Nobody but the grouping of these maps, if no second looks are asked for.
+    """
+    from manypose.models import backends, careful, front_end
     from manypose.models.preprocess import size_named
     from manypose.models.train import scores
 
     name, precision = str(args.weights), args.precision
     size = size_named(args.size) if args.size else None
     if args.careful:
-        if size:
-            raise UsageError("--careful takes input sizes of its own: leave --size away")
+        if size or args.second_looks:
+            raise UsageError("--careful has looks of its own: leave --size and --second-looks away")
         network = careful.load(name, "auto", args.device, args.threads, precision, 1)
     else:
         network = backends.load_network(name, "auto", args.device, args.threads, precision, 1, size)
-    return scores.of_program(network), network.info.input_size, network.info.line()
+    find = None
+    if args.second_looks:
+        program = front_end.load_front_end(
+            name, "auto", args.device, args.threads, precision, size=size, close_ups=True,
+            long_shots=True,
+        )  # fmt: skip
+        find = scores.found_by(program)
+    return scores.of_program(network), network.info.input_size, network.info.line(), find

@@ -29,7 +29,7 @@ from manypose.pose.joints import (
     OKS_SIGMAS,
     PARENT,
 )  # fmt: skip
-from manypose.pose.records import Frame, NetworkOutput, Person2D
+from manypose.pose.records import Frame, FrontEnd, NetworkOutput, Person2D
 from manypose.pose.scores_2d import coco_ap
 from manypose.pose.targets import cells_to_px, draw, px_to_cells
 
@@ -54,6 +54,7 @@ class Decoded:
 
 
 Predict = Callable[[Sequence[Photo]], "list[NetworkOutput]"]
+Find = Callable[[Photo], "list[Person2D]"]
 
 
 def of_network(
@@ -88,6 +89,18 @@ def of_program(network: Callable[[Sequence[Frame]], list[NetworkOutput]]) -> Pre
     return predict
 
 
+def found_by(front_end: FrontEnd) -> Find:
+    """Return a function from a decoded photo to the people that a front end finds in it."""
+
+    def find(photo: Photo) -> list[Person2D]:
+        x = np.asarray(photo.picture)
+        return list(
+            front_end([Frame(x, 0.0, 0, Camera.from_fov(x.shape[1], x.shape[0]))])[0].people
+        )
+
+    return find
+
+
 def of_labels(width: int, height: int) -> Predict:
     """Return a function from decoded photos to perfect maps: the ceiling of the decoder."""
 
@@ -108,18 +121,23 @@ def _to_cells(points_px: Array, to_image: Array) -> Array:
 
 
 def decode(
-    photos: Sequence[Photo], predict: Predict, config: GroupingConfig, at_once: int = 8
-) -> Iterator[Decoded]:
-    """Yield every photo with its maps and the people that the product's grouping finds."""
+    photos: Sequence[Photo], predict: Predict, config: GroupingConfig, at_once: int = 8,
+    find: Find | None = None,
+) -> Iterator[Decoded]:  # fmt: skip
+    """Yield every photo with its maps and the people that the product's grouping finds in them.
+
+    find: finds the people instead, as the program does, which may look twice.
+    """
     for first in range(0, len(photos), at_once):
         some = [decoded(p) for p in photos[first : first + at_once]]
         for item, output in zip(some, predict(some)):
-            yield Decoded(item, output, group(output, config))
+            people = group(output, config) if find is None else find(item)
+            yield Decoded(item, output, people)
 
 
 def evaluate(
     photos: Sequence[Photo], predict: Predict, config: GroupingConfig | None = None,
-    sure: float = SURE,
+    sure: float = SURE, find: Find | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Return the scores of a network on photos; those that cannot be had are left out.
 
@@ -130,14 +148,14 @@ def evaluate(
     bone_constant_mm, what the mean bone would score, and bone_seen_mm beside bone_seen_constant_mm
     of joints in sight that the heat-maps show: elsewhere there is nothing to read it from. found
     and right are the shares of labelled people found at OKS 0.3, and of people found that are some
-    labelled one. All counts of people are of those with a score above `sure`.
+    labelled one. All counts of people are of those with a score above `sure`. find: see `decode`.
     """
     config = config or GroupingConfig()
     # the pixels are not needed any more; what is kept of a photo is small
     results = [
         (replace(d.photo, picture=np.zeros((*np.asarray(d.photo.picture).shape[:2], 0), np.uint8)),
          d.people, _peaks_near(d), _bones(d, config))
-        for d in decode(photos, predict, config)
+        for d in decode(photos, predict, config, find=find)
     ]  # fmt: skip
     crowd = [(p, f) for p, f, _, _ in results if not p.source.startswith("lsp")]
     single = [(p, f) for p, f, _, _ in results if p.source.startswith("lsp")]

@@ -179,6 +179,17 @@ def see(points: Float, rng: np.random.Generator, errors: ErrorModel | None = Non
     )  # fmt: skip
 
 
+def trembled(rays: Float, bones: Float, rng: np.random.Generator) -> tuple[Float, Float]:
+    """Return rays (N, K, 2) and bones (N, C, 3) m as another frame of the same sight shows them.
+
+    Faults stay from frame to frame; what changes is about a pixel of a person of 150, and 2 cm of
+    a bone read.
+    """
+    extent = np.nanmax(rays, axis=1) - np.nanmin(rays, axis=1)
+    shaken = rng.normal(size=rays.shape) * 0.008 * extent.max(1)[:, None, None]
+    return rays + shaken, bones + rng.normal(size=bones.shape) * 0.02
+
+
 def _before_cameras(points: Float, rng: np.random.Generator) -> tuple[Float, Float]:
     """Return points (N, 26, 3) and up (N, 3) in the frames of drawn cameras (y down, z forward)."""
     count = len(points)

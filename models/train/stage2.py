@@ -26,7 +26,7 @@ from manypose.errors import WeightsError
 from manypose.models.lifter import LOG_SIGMA_MAX, LOG_SIGMA_MIN, PartWise
 from manypose.models.lifter_runtime import write_lifter
 from manypose.models.train.mocap import Poses, draw, read_poses
-from manypose.models.train.sightings import ErrorModel, see
+from manypose.models.train.sightings import ErrorModel, see, trembled
 from manypose.pose import lifting
 from manypose.pose.joints import PARENT, ROOT
 
@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 _BONES = torch.tensor([j for j in range(len(PARENT)) if j != ROOT])
 _ABOVE = torch.tensor([PARENT[j] for j in range(len(PARENT)) if j != ROOT])
 _CHECK_COUNT, _CHECK_EVERY = 2048, 250
+# Every fourth person is shown twice, and how far the two answers are apart weighs this much.
+_AGAIN, _STEADY = 4, 2.0
 _GUESS = "guess"
 
 
@@ -58,37 +60,59 @@ class Stage2Options:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """Mean errors on held-out people in millimetres, for the three answers of the network."""
+    """Mean errors on held-out people in millimetres, for the three answers of the network.
+
+    apart_mm: how far the answer moves from frame to frame while the person does not.
+    """
 
     full_mm: float
     parts_mm: float
     gated_mm: float
     gated_bones_mm: float
     gated_plain_mm: float
+    apart_mm: float
 
     def __str__(self) -> str:
         return (
             f"held out: full {self.full_mm:.1f}  parts {self.parts_mm:.1f}  gated "
             f"{self.gated_mm:.1f} mm (encodings {self.gated_bones_mm:.1f}, "
-            f"none {self.gated_plain_mm:.1f})"
+            f"none {self.gated_plain_mm:.1f}), trembles by {self.apart_mm:.1f} mm"
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """People as Stage II is shown them.
+
+    features (B, F); truth (B, J, 3) m relative to the pelvis and root (B, 3) m in the axes of the
+    virtual cameras. again (T, F): the first T people as the next frame of a video would show them
+    if nobody moved; turn (T, 3, 3) from the axes of that frame's virtual cameras to the first's.
+    """
+
+    features: Tensor
+    truth: Tensor
+    root: Tensor
+    again: Tensor
+    turn: Tensor
 
 
 def drawn_batch(
     poses: Poses, count: int, rng: np.random.Generator, errors: ErrorModel, vary: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features (B, F), true joints (B, J, 3) relative to the pelvis, and pelves (B, 3).
-
-    Both in the axes of the virtual cameras, metres. Of half of the people it is told where up is.
-    """
+) -> Drawn:
+    """Return people drawn at random; of half of them it is told where up is."""
     seen = see(draw(poses, count, rng, vary), rng, errors)
     rays, score = lifting.complete(seen.rays, seen.score)
     told = _told(seen.up, rng)
     features, turn = lifting.encode(rays, score, seen.bones, told)
     truth = (seen.joints_m - seen.joints_m[:, ROOT : ROOT + 1]) @ turn.transpose(0, 2, 1)
     root = (turn @ seen.joints_m[:, ROOT, :, None])[..., 0]
-    a, b, c = (torch.from_numpy(np.asarray(t, np.float32)) for t in (features, truth, root))
-    return a, b, c
+    few = count // _AGAIN
+    next_rays, next_bones = trembled(rays[:few], seen.bones[:few], rng)
+    again, next_turn = lifting.encode(next_rays, score[:few], next_bones, told[:few])
+    back = turn[:few] @ next_turn.transpose(0, 2, 1)
+    return Drawn(
+        *(torch.from_numpy(np.asarray(t, np.float32)) for t in (features, truth, root, again, back))
+    )
 
 
 def _told(up: Float, rng: np.random.Generator) -> Float:
@@ -125,6 +149,15 @@ def loss_of(answer: Tensor, truth: Tensor, root: Tensor) -> Tensor:
     true = (truth + root[:, None])[..., :2] / (truth[..., 2:] + far).clamp_min(0.15)
     sideways = _length((shown - true) * far).clamp_max(1.0)
     return 3 * off.mean() + bones.mean() + 0.3 * stated.mean() + 0.5 * sideways.mean()
+
+
+def unsteadiness(answer: Tensor, again: Tensor, turn: Tensor) -> Tensor:
+    """Return the mean distance m of the joints of answers (B, J, 4) of two frames with no motion.
+
+    again (T, J, 4) is the answer of the second frame, turn (T, 3, 3) goes back to the first's axes.
+    """
+    first, second = (a[..., :3] - a[:, ROOT : ROOT + 1, :3] for a in (answer[: len(again)], again))
+    return _length(first - second @ turn.transpose(1, 2)).mean()
 
 
 def _length(vectors: Tensor) -> Tensor:
@@ -174,13 +207,18 @@ def train_stage2(options: Stage2Options) -> Scores:
             for group in adam.param_groups:
                 group["lr"] = options.rate * _pace(done, step)
             errors = models[step % len(models)]
-            features, truth, root = drawn_batch(train, options.batch, rng, errors)
-            full, parts = net.full(features), net.parts(features)
+            drawn = drawn_batch(train, options.batch, rng, errors)
+            features, truth, root = drawn.features, drawn.truth, drawn.root
+            both = torch.cat([features, drawn.again])
+            full, full_again = torch.split(net.full(both), len(features))
+            parts, parts_again = torch.split(net.parts(both), len(features))
             gate = net.open(features)
             # The gate alone learns from the mixture: either form stays what it is without it.
             mixed = gate * parts.detach() + (1 - gate) * full.detach()
             loss = loss_of(full, truth, root) + loss_of(parts, truth, root)
             loss = loss + loss_of(mixed, truth, root)
+            loss = loss + _STEADY * unsteadiness(full, full_again, drawn.turn)
+            loss = loss + _STEADY * unsteadiness(parts, parts_again, drawn.turn)
             adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -237,11 +275,9 @@ def _averaged(net: PartWise, average: dict[str, Tensor]) -> PartWise:
 
 
 @torch.no_grad()
-def _scores(
-    net: PartWise, average: dict[str, Tensor], check: tuple[Tensor, Tensor, Tensor]
-) -> Scores:
+def _scores(net: PartWise, average: dict[str, Tensor], check: Drawn) -> Scores:
     model = _averaged(net, average)
-    features, truth, _ = check
+    features, truth = check.features, check.truth
     off = {}
     for name, answer in (
         ("full", model.full(features)), ("parts", model.parts(features)), ("gated", model(features))
@@ -250,7 +286,8 @@ def _scores(
         off[name] = (joints - truth).norm(dim=-1).mean(1) * 1000
     bones = features[:, lifting.HAS_BONES] > 0
     gated = off["gated"]
-    means = (off["full"], off["parts"], gated, gated[bones], gated[~bones])
+    apart = unsteadiness(model(features), model(check.again), check.turn) * 1000
+    means = (off["full"], off["parts"], gated, gated[bones], gated[~bones], apart)
     return Scores(*(float(m.mean()) for m in means))
 
 

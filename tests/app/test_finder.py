@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Generator, Sequence
 
+import cv2
 import numpy as np
 import pytest
 from drawn_engine import find, lift
@@ -18,7 +19,7 @@ from manypose.calib.camera import Camera
 from manypose.errors import SourceError
 from manypose.pose.detector import Detector
 from manypose.pose.estimator import FollowerConfig
-from manypose.pose.records import Detections, Found2D, Frame
+from manypose.pose.records import Box, Detections, Found2D, Frame
 
 CAMERA = Camera.from_fov(480, 288)
 SIZE = (96, 64)  # the input of a network
@@ -32,6 +33,8 @@ def drawn(frames: Sequence[Frame]) -> list[Found2D]:
         picture = frame.picture
         assert not isinstance(picture, np.ndarray), "the whole picture came over"
         picture.resized(small)
+        if frame.index % 2:  # what a part shows counts as well
+            picture.resized(small[:40, :80], (20, 10, 180, 90))
         if frame.index == 90:
             raise SourceError("as asked")
         if frame.index == 91:
@@ -57,10 +60,9 @@ class _Boxed:
     def whole(self) -> np.ndarray:
         return self._image
 
-    def resized(self, out: np.ndarray) -> None:
-        import cv2
-
-        cv2.resize(self._image, (out.shape[1], out.shape[0]), dst=out)
+    def resized(self, out: np.ndarray, part: Box | None = None) -> None:
+        x0, y0, x1, y1 = part or (0, 0, *self._image.shape[1::-1])
+        cv2.resize(self._image[y0:y1, x0:x1], (out.shape[1], out.shape[0]), dst=out)
 
     def pixels(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         return self._image[y, x]

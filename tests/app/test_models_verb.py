@@ -63,7 +63,7 @@ def test_what_was_added_is_listed_verified_and_found_by_name(
     (found,) = weights.find("mine")
     weights.verify(found)
     assert 'sha256 = "' in found.path.read_text()
-    from manypose.models.backends import load_front_end
+    from manypose.models.front_end import load_front_end
 
     assert load_front_end("mine", "onnx", "cpu", 1).info.model == "mine"
 

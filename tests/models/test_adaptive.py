@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from manypose.models import adaptive, backends
+from manypose.models import adaptive
 from manypose.models.adaptive import Pace, sizes
+from manypose.models.front_end import load_front_end
 
 
 def _run(pace: Pace, network_ms: list[float], rest_ms: float, frames: int) -> list[int]:
@@ -58,7 +59,7 @@ def test_every_size_gives_maps_of_its_grid(small_files: object, backend: str) ->
     from manypose.calib.camera import Camera
     from manypose.pose.records import Frame
 
-    front_end = backends.load_front_end("tiny", backend, "cpu", 1, "fp32", target_fps=30)
+    front_end = load_front_end("tiny", backend, "cpu", 1, "fp32", target_fps=30)
     network = front_end.network
     assert isinstance(network, adaptive.AdaptiveNetwork)
     image = np.zeros((90, 160, 3), np.uint8)

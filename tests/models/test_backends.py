@@ -14,9 +14,10 @@ import pytest
 from manypose.calib.camera import Camera
 from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
 from manypose.models import backends, machine, ort_gpu, sessions, weights
+from manypose.models.front_end import load_front_end
 from manypose.models.quantise import quantise_openvino, sqnr_db
 from manypose.models.sessions import Wish
-from manypose.pose.records import Frame, NetworkOutput
+from manypose.pose.records import Box, Frame, NetworkOutput
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -256,7 +257,7 @@ def test_nan_is_cleaned_and_logged(small_files: Files, caplog: pytest.LogCapture
 
 
 def test_the_front_end_says_its_times_and_what_it_runs_on(small_files: Files) -> None:
-    front_end = backends.load_front_end("tiny", "onnx", "cpu", 1, batch=2)
+    front_end = load_front_end("tiny", "onnx", "cpu", 1, batch=2)
     found = front_end(_frames(2))
     assert len(found) == 2
     assert set(found[0].stage_ms) == {"resize", "network", "group"}
@@ -316,9 +317,9 @@ def test_an_input_size_picks_its_files_or_another_grid(small_files: Files) -> No
         96,
         64,
     )
-    front_end = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32", size=(64, 32))
+    front_end = load_front_end("tiny", "openvino", "cpu", 1, "fp32", size=(64, 32))
     assert front_end.info.input_size == (64, 32)
-    slow = backends.load_front_end("tiny", "auto", "cpu", 1, "fp32", target_fps=9, size=(64, 32))
+    slow = load_front_end("tiny", "auto", "cpu", 1, "fp32", target_fps=9, size=(64, 32))
     assert slow.info.input_size == (64, 32)
     for size in ((88, 64), (96, 0), (96 * 5, 64)):
         with pytest.raises(UsageError, match="take one of 96x64, or any other in multiples of 16"):
@@ -364,9 +365,9 @@ def test_a_file_of_one_size_says_that_it_takes_no_other(
     with pytest.raises(UsageError, match=r"no input of 64x32: take one of 96x64$"):
         backends.load_network(name, "onnx", "cpu", 1, size=(64, 32))
     with pytest.raises(UsageError, match="one each: export it anew"):
-        backends.load_front_end(name, "onnx", "cpu", 1, target_fps=30)
+        load_front_end(name, "onnx", "cpu", 1, target_fps=30)
     with caplog.at_level(logging.INFO):
-        backends.load_front_end(name, "onnx", "cpu", 1, close_ups=True)
+        load_front_end(name, "onnx", "cpu", 1, close_ups=True)
     assert "the file has one input size" in caplog.text
 
 
@@ -374,8 +375,8 @@ def test_a_file_of_one_size_says_that_it_takes_no_other(
 def test_a_second_look_finds_nobody_else_where_nobody_is(small_files: Files, runtime: str) -> None:
     pytest.importorskip(runtime.replace("onnx", "onnxruntime"))
     frames = _frames(2)
-    plain = backends.load_front_end("tiny", runtime, "cpu", 1, "fp32")
-    two = backends.load_front_end("tiny", runtime, "cpu", 1, "fp32", close_ups=True)
+    plain = load_front_end("tiny", runtime, "cpu", 1, "fp32")
+    two = load_front_end("tiny", runtime, "cpu", 1, "fp32", close_ups=True)
     assert two.info.input_size == (96, 64)
     for a, b in zip(plain(frames), two(frames)):
         assert all(p.score < 0.4 for p in a.people)  # so that the second look was taken
@@ -392,7 +393,8 @@ class _InputOnly:
     def whole(self) -> np.ndarray:
         raise ValueError("not here")
 
-    def resized(self, out: np.ndarray) -> None:
+    def resized(self, out: np.ndarray, part: Box | None = None) -> None:
+        assert part is None
         assert out.shape == self._small.shape
         out[:] = self._small
 
@@ -402,7 +404,7 @@ class _InputOnly:
 
 def test_the_second_look_needs_no_more_of_a_picture_than_the_first(small_files: Files) -> None:
     pytest.importorskip("openvino")
-    two = backends.load_front_end("tiny", "openvino", "cpu", 1, "fp32", close_ups=True)
+    two = load_front_end("tiny", "openvino", "cpu", 1, "fp32", close_ups=True)
     frames = _frames(2)
     there = [Frame(_InputOnly(f.image, (96, 54)), f.time_s, f.index, f.camera) for f in frames]
     for a, b in zip(two(frames), two(there)):

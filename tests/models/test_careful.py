@@ -9,6 +9,7 @@ from manypose.calib.camera import Camera
 from manypose.errors import UsageError
 from manypose.models import backends
 from manypose.models.careful import sizes
+from manypose.models.front_end import load_front_end
 from manypose.models.preprocess import grid_to_image, letterbox, on_grid
 from manypose.pose.records import Frame
 
@@ -41,7 +42,7 @@ def test_maps_of_a_smaller_input_lie_on_the_same_places(small: tuple[int, int]) 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 def test_three_looks_are_brought_together(small_files: Files, backend: str) -> None:
     pytest.importorskip(backend.replace("onnx", "onnxruntime"))
-    front_end = backends.load_front_end("tiny", backend, "cpu", 1, "fp32", careful=True)
+    front_end = load_front_end("tiny", backend, "cpu", 1, "fp32", careful=True)
     rng = np.random.default_rng(3)
     picture = rng.integers(0, 255, (8, 12, 3), np.uint8).repeat(20, 0).repeat(20, 1)
     frames = [Frame(picture, 0.0, 0, Camera.from_fov(240, 160))] * 2
@@ -67,7 +68,7 @@ def test_three_looks_are_brought_together(small_files: Files, backend: str) -> N
 def test_careful_names_what_it_does_not_go_with(small_files: Files, tmp_path: Path) -> None:
     for wish in ({"size": (96, 64)}, {"target_fps": 30.0}):
         with pytest.raises(UsageError, match="leave --input and --target-fps away"):
-            backends.load_front_end("tiny", "onnx", "cpu", 1, "fp32", careful=True, **wish)
+            load_front_end("tiny", "onnx", "cpu", 1, "fp32", careful=True, **wish)
 
 
 def test_a_network_is_scored_by_name_as_users_run_it(

@@ -12,7 +12,8 @@ import pytest
 
 from manypose.calib.camera import Camera
 from manypose.errors import ConfigError, ManyposeError, WeightsError
-from manypose.models import backends, own_networks, topdown
+from manypose.models import own_networks, topdown
+from manypose.models.front_end import load_front_end
 from manypose.models.own_networks import DetectorConfig, PoseConfig
 from manypose.pose.joints import COCO_NAMES, INDEX_2D
 from manypose.pose.records import Frame
@@ -94,7 +95,7 @@ fit = "stretch"
 
 
 def test_a_bright_spot_is_found_where_it_is(described: Path) -> None:
-    front_end = backends.load_front_end(str(described), "onnx", "cpu", 1)
+    front_end = load_front_end(str(described), "onnx", "cpu", 1)
     image = np.maximum(_spot(70.25, 81.5), _spot(205, 118.75))
     (found,) = front_end([_frame(image)])
     assert set(found.stage_ms) == {"detect", "network", "group"}
@@ -113,7 +114,7 @@ def test_a_bright_spot_is_found_where_it_is(described: Path) -> None:
 
 
 def test_several_frames_go_together_and_an_empty_one_is_empty(described: Path) -> None:
-    front_end = backends.load_front_end(str(described), "onnx", "cpu", 1)
+    front_end = load_front_end(str(described), "onnx", "cpu", 1)
     dark = np.zeros((240, 320, 3), np.uint8)
     found = front_end([_frame(dark), _frame(_spot(70, 80))])
     assert [len(f.people) for f in found] == [0, 1]

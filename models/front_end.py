@@ -1,0 +1,187 @@
+"""2D front ends: our network and its grouping, with second looks at people near and far."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from manypose.errors import UsageError
+from manypose.models import weights
+from manypose.models.backends import (
+    StageOneNetwork,
+    any_size,
+    input_sizes,
+    load_network,
+    stepped,
+)
+from manypose.models.preprocess import STRIDE, grid_to_image, letterbox
+from manypose.models.sessions import Info
+from manypose.pose.close_ups import may_be_close, with_close_ups
+from manypose.pose.grouping import GroupingConfig, group
+from manypose.pose.long_shots import enlarged_part, with_far
+from manypose.pose.records import Found2D, Frame, NetworkOutput, Person2D
+
+if TYPE_CHECKING:
+    from manypose.models.adaptive import AdaptiveNetwork
+
+log = logging.getLogger(__name__)
+
+
+class StageOneFrontEnd:
+    """Our own 2D front end: Stage I and the grouping of its joints into people.
+
+    small: the same network with a small input, for people close to the camera. long_shots: whether
+    people far from it get a second look at their part of the picture.
+    """
+
+    def __init__(
+        self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig,
+        small: StageOneNetwork | None = None, long_shots: bool = False,
+    ) -> None:  # fmt: skip
+        self.network = network
+        self.info = network.info
+        self.batch = network.info.batch
+        self.parallel = network.parallel and (small is None or small.parallel)
+        self._grouping = grouping
+        self._small = small
+        self._far = network if long_shots and isinstance(network, StageOneNetwork) else None
+
+    def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
+        """Return the people of each frame with milliseconds of resize, network and group."""
+        outputs, spent = self.network.timed(frames)
+        found = []
+        for frame, output in zip(frames, outputs):
+            started = time.perf_counter()
+            people = group(output, self._grouping)
+            ms = {**spent, "group": 1e3 * (time.perf_counter() - started)}
+            if self._small is not None and may_be_close(people, *frame.shape[::-1]):
+                people = self._closer(self._small, frame, output, people, ms)
+            if self._far is not None:
+                people = self._farther(self._far, frame, people, ms)
+            found.append(Found2D(tuple(people), ms))
+        return found
+
+    def _closer(
+        self, small: StageOneNetwork, frame: Frame, usual: NetworkOutput, people: list[Person2D],
+        ms: dict[str, float],
+    ) -> list[Person2D]:  # fmt: skip
+        """Return the people and those only a smaller look finds; what it takes is added to `ms`.
+
+        The smaller picture is made of the usual input: another process has nothing else.
+        """
+        began = time.perf_counter()
+        h, w = usual.heatmaps.shape[1:]
+        boxed, to_image = letterbox(frame.picture, STRIDE * h, STRIDE * w)
+        width, height = small.info.input_size
+        x, to_boxed = letterbox(boxed, height, width)
+        to_cell = np.linalg.inv(np.vstack([grid_to_image(1, 1), [0, 0, 1]]))
+        affine = to_image @ to_cell @ np.vstack([to_boxed, [0, 0, 1]])
+        resized = time.perf_counter()
+        maps = {k: v[0] for k, v in small.maps(x[None]).items()}
+        ran = time.perf_counter()
+        output = NetworkOutput(maps["heatmaps"], maps["pafs"], maps.get("encodings"), affine)
+        closer = group(output, self._grouping)
+        people = with_close_ups(people, closer, *frame.shape[::-1])[: self._grouping.people_max]
+        _add(ms, began, resized, ran)
+        return people
+
+    def _farther(
+        self, network: StageOneNetwork, frame: Frame, people: list[Person2D], ms: dict[str, float]
+    ) -> list[Person2D]:
+        """Return the people, those far away as their part of the picture shows them, enlarged."""
+        began = time.perf_counter()
+        size = network.info.input_size
+        part = enlarged_part(people, *frame.shape[::-1], size)
+        if part is None:
+            return people
+        boxed, affine = letterbox(frame.picture, size[1], size[0], part=part)
+        resized = time.perf_counter()
+        maps = {k: v[0] for k, v in network.maps(boxed[None]).items()}
+        ran = time.perf_counter()
+        output = NetworkOutput(maps["heatmaps"], maps["pafs"], maps.get("encodings"), affine)
+        enlarged = group(output, self._grouping)
+        people = with_far(people, enlarged, *frame.shape[::-1], size)[: self._grouping.people_max]
+        _add(ms, began, resized, ran)
+        return people
+
+
+def _add(ms: dict[str, float], began: float, resized: float, ran: float) -> None:
+    """Add to milliseconds what a second look has taken, up to now."""
+    grouped = time.perf_counter()
+    spent = {"resize": resized - began, "network": ran - resized, "group": grouped - ran}
+    for key, seconds in spent.items():
+        ms[key] += 1e3 * seconds
+
+
+def load_front_end(
+    model: str = "light",
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = 0,
+    precision: str = "auto",
+    batch: int = 1,
+    grouping: GroupingConfig | None = None,
+    target_fps: float = 0.0,
+    encodings: bool = True,
+    size: tuple[int, int] | None = None,
+    careful: bool = False,
+    close_ups: bool = False,
+    long_shots: bool = False,
+) -> Any:
+    """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
+
+    Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
+    user's network. target_fps: the input size is lowered and raised to keep so many frames a
+    second, 0 for the file's own size. careful: three input sizes in turn.
+    close_ups: a second, small look where people may fill the frame. long_shots: a second, enlarged
+    one at people far away; not with careful, which finds them, nor target_fps, for the rate.
+    """
+    rows = weights.find(model)
+    if (target_fps or size or careful) and rows[0].kind == "own":
+        raise UsageError(
+            "--target-fps, --careful and --input are for our networks; those of your own have one "
+            "input size"
+        )
+    if careful and (target_fps or size):
+        raise UsageError(
+            "--careful takes input sizes of its own: leave --input and --target-fps away"
+        )
+    if rows[0].kind == "own":
+        from manypose.models import topdown
+
+        weights.verify(rows[0])
+        return topdown.load(rows[0].path, backend, device, threads or 0, rows[0].name, batch)
+    network: StageOneNetwork | AdaptiveNetwork
+    if careful:
+        from manypose.models import careful as several
+
+        network = several.load(model, backend, device, threads, precision, batch, encodings)
+    elif target_fps:
+        from manypose.models import adaptive
+
+        network = adaptive.load(
+            model, backend, device, threads, precision, batch, target_fps, encodings, size
+        )
+    else:
+        network = load_network(model, backend, device, threads, precision, batch, size, encodings)
+    small = _small(network.info, backend, precision, encodings) if close_ups else None
+    long_shots = long_shots and not careful and not target_fps
+    return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots)
+
+
+def _small(info: Info, backend: str, precision: str, encodings: bool) -> StageOneNetwork | None:
+    """Return the network that runs, with half the smallest input there is a file for, if it can."""
+    least = min(input_sizes(info.model), key=lambda s: s[0] * s[1])
+    size = stepped(least[0] / 2, least[1] / 2)
+    if 1.5 * size[0] * size[1] > info.input_size[0] * info.input_size[1]:
+        return None
+    if not any_size(info.model):
+        log.info("no second look for people close to the camera: the file has one input size")
+        return None
+    return load_network(
+        info.model, backend, info.device, info.threads, precision, info.batch, size, encodings
+    )
