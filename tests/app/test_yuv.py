@@ -61,3 +61,14 @@ def test_a_damaged_tag_of_the_colours_costs_no_picture() -> None:
     turned = upright(frame, 1)
     assert isinstance(turned, np.ndarray)
     np.testing.assert_array_equal(turned, np.rot90(picture.whole()))
+
+
+@pytest.mark.parametrize("kind", ["yuv420p", "yuv422p", "yuv444p", "nv12"])
+def test_a_part_is_that_of_the_whole(kind: str) -> None:
+    picture = upright(_decoded(kind, 5, wide=1), 0)
+    assert isinstance(picture, YuvPicture)
+    for part in ((40, 20, 200, 120), (160, 90, 321, 180)):
+        got, affine = letterbox(picture, 96, 160, part=part)
+        wanted, same = letterbox(picture.whole(), 96, 160, part=part)
+        np.testing.assert_array_equal(affine, same)
+        assert np.abs(wanted.astype(int) - got).mean() < 1.5

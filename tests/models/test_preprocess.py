@@ -80,3 +80,17 @@ def test_an_empty_picture_is_a_programmers_error() -> None:
 
 def test_without_scaling_the_grid_lies_at_8c_plus_3_5() -> None:
     np.testing.assert_allclose(grid_to_image(1, 1), [[8, 0, 3.5], [0, 8, 3.5]])
+
+
+def test_a_part_shows_the_picture_at_its_affine() -> None:
+    image = _ramp(480, 640)
+    part = (200, 120, 520, 320)
+    boxed, affine = letterbox(image, 160, 256, part=part)
+    for cell in ((3, 4), (20, 9), (30, 15)):
+        px, py = _cell_to_px(affine, cell)
+        blue, green, _ = boxed[round(8 * cell[1] + 3.5), round(8 * cell[0] + 3.5)].astype(float)
+        assert abs(blue - 255 * px / 639) < 1.5
+        assert abs(green - 255 * py / 479) < 1.5
+    assert _cell_to_px(affine, (-0.4375, -0.4375)) == pytest.approx(
+        [200 - 0.5 + 0.5 * 320 / 256, 120 - 0.5 + 0.5 * 200 / 160]
+    )
