@@ -86,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise", choices=tuple(NOISES), default="none", help="errors put on the maps"
     )
+    parser.add_argument("--standing", action="store_true",
+                        help="everybody stands still as they were in the middle")  # fmt: skip
     parser.add_argument("--no-encodings", action="store_true", help="2D joints and scores alone")
     parser.add_argument("--filter", choices=("steady", "normal", "fast"), default="normal")
     parser.add_argument("--warm-up", type=float, default=2.5, metavar="S",
@@ -119,6 +121,8 @@ def run_stages(args: argparse.Namespace) -> dict[str, Any]:
         motion = captured(*made, args.people, args.seconds, args.seed)
     else:
         motion = walkers(args.people, args.seconds, args.seed)
+    if args.standing:
+        motion = standing(motion)
     frames = len(motion.times_s)
     if not 0 <= args.warm_up < float(motion.times_s[-1] - motion.times_s[0]):
         raise UsageError(f"--warm-up {args.warm_up:g}: longer than the sequence")
@@ -165,6 +169,13 @@ def tell(report: Mapping[str, Any], console: Any) -> None:
 def size_of(motion: Motion) -> tuple[int, int]:
     """Return width and height of the pictures, the principal point being in the middle."""
     return round(2 * float(motion.K[0, 2]) + 1), round(2 * float(motion.K[1, 2]) + 1)
+
+
+def standing(motion: Motion) -> Motion:
+    """Return people who stand still as they were in the middle frame, for as long."""
+    middle = np.full(len(motion.times_s), len(motion.times_s) // 2)
+    kept = {k: getattr(motion, k)[middle] for k in ("joints_m", "joints_px", "seen")}
+    return dataclasses.replace(motion, name=f"{motion.name}, standing still", **kept)
 
 
 def found_in_maps(motion: Motion, noise: Noise, seed: int = 0) -> list[list[Person2D]]:

@@ -81,3 +81,12 @@ def test_rotations_are_smoothed_across_the_change_of_sign():
     q = np.where(q[..., 3:] < 0, -q, q)
     out = smoothing.smooth_rotations(q, t, "kalman")
     np.testing.assert_allclose(np.abs((out * q).sum(-1)), 1, atol=1e-3)
+
+
+def test_who_stands_still_is_shown_standing_still(capsys):
+    argv = ["eval", "stages", "--people", "2", "--seconds", "4", "--noise", "little", "--standing"]
+    assert main([*argv, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["known"]["camera and height"]
+    assert rows["+ II"]["jitter_at_rest_mm"] > 50
+    assert rows["+ feet held"]["jitter_at_rest_mm"] < 3
+    assert rows["III + kalman"]["jitter_at_rest_mm"] < 4
