@@ -18,7 +18,7 @@ from manypose.pose.records import Box, Person2D
 
 Float = NDArray[np.floating[Any]]
 
-_SMALL = 105.0  # px of the network's input: statures below are seen better enlarged
+_SMALL = 90.0  # px of the network's input: statures below are seen better enlarged
 _CANDIDATE = 0.2  # the score from which a reading may be somebody far away
 _ROUND = 0.3  # of their stature: what is shown round people
 _LEAST, _MOST = 1.2, 3.0  # enlargements that are worth their time; more only blurs
