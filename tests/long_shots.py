@@ -1,0 +1,77 @@
+"""People far from the camera: what a second look at their part of the picture is worth.
+
+    python -m tests.long_shots [--model NAME|FILE]
+
+The pictures of the sample clip in the middle of larger grey ones, as if the camera stood farther
+away; everything after the network is as in a run. About two minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from manypose.app.config import load_config
+from manypose.app.motion import Motion, read_motion
+from manypose.app.pipeline import load_engine
+from manypose.app.sources import open_source
+from manypose.app.stage_figures import figures
+from manypose.calib.camera import Camera
+from manypose.models.preprocess import BORDER
+from manypose.pose.estimator import FollowerConfig
+from manypose.pose.records import Frame
+from tests.accuracy import SAMPLE, followed
+
+WARM_UP_S = 1.0
+
+
+def afar(share: float) -> tuple[Motion, list[Frame]]:
+    """Return the clip with its pictures so large a part of wider ones, and its truth there."""
+    motion = read_motion(SAMPLE[1])
+    frames = []
+    left = top = 0
+    with contextlib.closing(open_source(str(SAMPLE[0]), load_config())) as source:
+        for f in source:
+            h, w = f.shape
+            high, wide = (2 * int(side / share / 2) for side in (h, w))
+            image = np.full((high, wide, 3), BORDER, np.uint8)
+            top, left = (high - h) // 2, (wide - w) // 2
+            image[top : top + h, left : left + w] = f.image
+            frames.append(Frame(image, f.time_s, f.index, Camera.from_fov(wide, high)))
+    K = motion.K.copy()
+    corner = np.array([left, top])
+    K[:2, 2] += corner
+    return replace(motion, joints_px=motion.joints_px + corner, K=K), frames
+
+
+def main() -> int:
+    """Print a row for each size and number of looks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="light")
+    args = parser.parse_args()
+    sys.stdout.write(
+        "| picture, share of the sides | looks | found | MPJPE mm | IDF1 |\n|---|---|---|---|---|\n"
+    )
+    for share in (1.0, 0.5, 0.35):
+        motion, frames = afar(share)
+        for looks in (1, 2):
+            settings = [("model.name", args.model), ("model.threads", "1")]
+            engine = load_engine(
+                load_config([*settings, ("model.long_shots", str(looks == 2).lower())])
+            )
+            found = [engine.detector([f])[0] for f in frames]
+            f = figures(followed(motion, found, FollowerConfig(), engine), motion, WARM_UP_S)
+            sys.stdout.write(
+                f"| {share:g} | {looks} | {f['found_share']:.0%} | {f['mpjpe_mm']:.0f} |"
+                f" {f['idf1']:.2f} |\n"
+            )
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
