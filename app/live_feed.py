@@ -92,7 +92,7 @@ class LiveFeed:
             image = result.frame.image
             return View(
                 lane.name, self._serial, image, (image.shape[1], image.shape[0]), result.people,
-                result.frame.camera, result.frame.time_s, message,
+                result.frame.camera, result.frame.time_s, message, result.up,
             )  # fmt: skip
         if message != last.message or lane.name != last.name:
             self._serial += 1

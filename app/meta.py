@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import manypose
 from manypose.app.config import Config
 from manypose.app.formats import SCHEMA
@@ -63,11 +66,14 @@ def describe(
     engine: Engine,
     stage_ms: Mapping[str, float],
     command: Sequence[str],
+    up: NDArray[np.floating[Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return meta.json of a finished run: its header, how it went and on what."""
+    """Return meta.json of a finished run: its header, how it went and on what.
+
+    up: where up is in the axes of the camera, (3,), if that is known by now.
+    """
     import av
     import cv2
-    import numpy as np
 
     result = {k: v for k, v in summary.items() if k not in ("folder", "exit_code")}
     return {
@@ -76,6 +82,7 @@ def describe(
         "summary": result,
         "engine": dict(engine.info),
         "stage_ms": dict(stage_ms),
+        "up": up_facts(up),
         "command": list(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -112,6 +119,11 @@ def file_facts(path: Path) -> dict[str, Any]:
         file.seek(-_END_BYTES, 2)
         stamp.update(file.read(_END_BYTES))
     return {"bytes": size, "sha256": stamp.hexdigest(), "sha256_of": "first and last 64 MiB"}
+
+
+def up_facts(up: NDArray[np.floating[Any]] | None) -> list[float] | None:
+    """Return a unit vector up as plain values; None = not known."""
+    return None if up is None else [round(v, 5) for v in up.tolist()]
 
 
 def camera_facts(camera: Camera) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from manypose.app.sources import Source
 from manypose.errors import ManyposeError, SourceError
 from manypose.pose.hindsight import Hindsight
 from manypose.pose.joints import MISSING
-from manypose.pose.records import Frame, FrameResult
+from manypose.pose.records import Float, Frame, FrameResult
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Tally:
     joints: int = 0
     filled: int = 0
     last_t: float = 0.0
+    up: Float | None = None  # where up is, as last known
     expected: int | None = None  # frames, as far as the source says how many
     captured_s: float | None = None  # when the first frame of a live source was taken
     stage_ms: dict[str, float] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Tally:
         self.processed += 1
         self.recalled += recalled
         self.last_t = result.frame.time_s
+        self.up = self.up if result.up is None else result.up
         self.people_max = max(self.people_max, len(result.people))
         for person in result.people:
             self.ids.add(person.track_id)
@@ -355,7 +357,8 @@ class _Process:
         )
         if self._header:
             meta = describe(
-                self._header, summary.as_dict(), self._engine, tally.mean_ms(), self._job.command
-            )
+                self._header, summary.as_dict(), self._engine, tally.mean_ms(), self._job.command,
+                tally.up,
+            )  # fmt: skip
             write_json(self._job.folder / "meta.json", meta)
         return summary

@@ -25,7 +25,7 @@ from manypose.app.formats import SCHEMA
 from manypose.app.formats.jsonl import JsonlWriter
 from manypose.app.formats.part import cannot_write, write_json
 from manypose.app.handover import Closed, Line
-from manypose.app.meta import camera_facts
+from manypose.app.meta import camera_facts, up_facts
 from manypose.app.remembered import remember
 from manypose.errors import DeviceError, ManyposeError, OutputError
 from manypose.pose.joints import JOINTS, JOINTS_2D, PARENT
@@ -113,8 +113,9 @@ class Recorder:
             self._meta["camera"] = camera_facts(frame.camera)
             self._write_meta("recording")
         self._newest_s = frame.time_s - self._start_s
+        self._meta["up"] = up_facts(result.up) or self._meta.get("up")
         own = Frame(frame.picture, self._newest_s, self.frames, frame.camera)
-        return FrameResult(own, result.people, result.stage_ms)
+        return FrameResult(own, result.people, result.stage_ms, result.up)
 
     def _write_meta(self, status: str) -> None:
         meta = {

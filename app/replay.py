@@ -154,6 +154,7 @@ class Replay:
         self._speed, self._loop = speed, loop
         self._base_s, self._base_at = 0.0, time.perf_counter()
         self._paused = False
+        self._up = run.up
         self._shown = -1
         self._asked = -1
         self._sinks = tuple(sinks)
@@ -266,13 +267,13 @@ class Replay:
         size = self._size() if image is None else (image.shape[1], image.shape[0])
         self._view = View(
             self._run.folder.name, self._view.serial + 1, image, size, self._people(index),
-            self._camera, float(self._times[index]),
+            self._camera, float(self._times[index]), up=self._up,
         )  # fmt: skip
         if self._sinks:
             camera = self._camera or Camera.from_fov(*size)
             number = int(self._run.frame[index])
             frame = Frame(_NO_PICTURE, self._view.time_s, number, camera)
-            result = FrameResult(frame, self._view.people)
+            result = FrameResult(frame, self._view.people, up=self._up)
             for sink in self._sinks:
                 sink(result)
 

@@ -127,7 +127,10 @@ class Follower:
             "fit": (fitted - tracked) * 1e3,
             "filter": (done - fitted) * 1e3,
         }
-        return FrameResult(frame, tuple(shown), {**detections.stage_ms, **ms})
+        up = frame.camera.up
+        if up is None and self._vertical is not None:
+            up = self._vertical.up
+        return FrameResult(frame, tuple(shown), {**detections.stage_ms, **ms}, up)
 
     @property
     def nameless(self) -> Sequence[tuple[Track, TrackedPerson]]:

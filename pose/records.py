@@ -234,11 +234,15 @@ class TrackedPerson:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameResult:
-    """The result of one frame: people in the order of their ids, milliseconds per stage."""
+    """The result of one frame: people in the order of their ids, milliseconds per stage.
+
+    up: unit vector (3,) in camera axes, known of the camera or learnt from people; None = not yet.
+    """
 
     frame: Frame
     people: tuple[TrackedPerson, ...]
     stage_ms: Mapping[str, float] = field(default_factory=dict)
+    up: Float | None = None
 
     @property
     def t(self) -> float:

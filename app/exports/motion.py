@@ -89,7 +89,11 @@ def _world(run: Run) -> tuple[Float, Float, bool]:
     R, t = np.array(camera.get("R", np.eye(3)), float), np.array(camera.get("t", [0, 0, 0]), float)
     if R.shape == (3, 3) and t.shape == (3,) and not (np.allclose(R, np.eye(3)) and not t.any()):
         return R.T, -R.T @ t, True
-    return _TO_Y_UP, np.zeros(3), False
+    if run.up is None:
+        return _TO_Y_UP, np.zeros(3), False
+    pitch = np.arctan2(-run.up[2], -run.up[1])  # the camera looks down by so much
+    c, s = np.cos(pitch), np.sin(pitch)
+    return np.array([[1, 0, 0], [0, c, s], [0, -s, c]]) @ _TO_Y_UP, np.zeros(3), False
 
 
 def _motion(

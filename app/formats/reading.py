@@ -73,6 +73,17 @@ class Run:
     root: NDArray[Any]
     quat: NDArray[Any] | None = None
     joint_names: tuple[str, ...] = JOINTS
+
+    @property
+    def up(self) -> NDArray[np.float64] | None:
+        """The unit vector up (3,) in camera axes, as far as it became known in the run."""
+        try:
+            up = np.array(self.meta.get("up"), float)
+        except (TypeError, ValueError):
+            return None
+        length = np.linalg.norm(up) if up.shape == (3,) else np.nan
+        return up / length if np.isfinite(length) and length > 0 else None
+
     kp2d_names: tuple[str, ...] = JOINTS_2D
     parents: tuple[int, ...] = PARENT
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from manypose.calib.camera import Camera
-from manypose.pose.records import TrackedPerson, UInt8
+from manypose.pose.records import Float, TrackedPerson, UInt8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +16,8 @@ class View:
 
     image is BGR or None (nothing yet, or a run without its video); size_px is (width, height) of
     the picture the people belong to; serial grows with every new state, so that a pane knows
-    whether to repaint; time_s is the frame's own time; people may be empty.
+    whether to repaint; time_s is the frame's own time; people may be empty; up is the unit vector
+    (3,) in camera axes, if it is known.
     """
 
     name: str
@@ -27,6 +28,7 @@ class View:
     camera: Camera | None = None
     time_s: float = 0.0
     message: str = ""
+    up: Float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """From the camera's frame to the room that the 3D view shows: z up, floor at z = 0, metres.
 
 The camera frame is x right, y down, z forward. Where the camera's extrinsics are known they give
-the vertical; else it is guessed from how people stand, for display only: results stay as they are.
+the vertical, or the people who moved before it; until then it is guessed from how people stand, for
+display only: results stay as they are.
 """
 
 from __future__ import annotations
@@ -60,11 +61,15 @@ class Room:
         self._offset = np.array([0.0, 0.0, _CAMERA_HEIGHT_M])
 
     def bodies(
-        self, people: Sequence[TrackedPerson], camera: Camera | None, time_s: float
-    ) -> Bodies:
-        """Return the people of one frame in the display frame, after learning from them."""
+        self, people: Sequence[TrackedPerson], camera: Camera | None, time_s: float,
+        up: Float | None = None,
+    ) -> Bodies:  # fmt: skip
+        """Return the people of one frame in the display frame, after learning from them.
+
+        up: unit vector (3,) in camera axes, where it is known better than from how people stand.
+        """
         joints = np.stack([p.joints_m for p in people]).astype(float) if people else NOBODY.joints_m
-        self._learn(joints, camera, time_s)
+        self._learn(joints, camera, time_s, up)
         shown = joints @ self._rotation.T + self._offset
         state = np.stack([p.state for p in people]) if people else NOBODY.state
         return Bodies(shown, state, tuple(p.track_id for p in people))
@@ -85,14 +90,14 @@ class Room:
         lines: Float = points[order] @ self._rotation.T + self._offset
         return lines
 
-    def _learn(self, joints: Float, camera: Camera | None, time_s: float) -> None:
+    def _learn(self, joints: Float, camera: Camera | None, time_s: float, up: Float | None) -> None:
         if camera is not None and camera.placed:
             self._rotation = _FROM_WORLD @ camera.R.T
             self._offset = -_FROM_WORLD @ camera.R.T @ camera.t
             return
         dt = 0.0 if self._time_s is None else float(np.clip(time_s - self._time_s, 0.0, 0.5))
         self._time_s = time_s
-        downs = _downs(joints)
+        downs = _downs(joints) if up is None else -np.asarray(up)[None]
         if len(downs):
             mean = downs.mean(0)
             self._weight = min(self._weight + max(dt, 0.02), _MEMORY_S)

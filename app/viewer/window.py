@@ -158,7 +158,7 @@ class Window(QMainWindow):
         parts, frusta = [], []
         for k, view in enumerate(views):
             room = self._rooms.setdefault(view.name, Room())
-            bodies = room.bodies(view.people, view.camera, view.time_s)
+            bodies = room.bodies(view.people, view.camera, view.time_s, view.up)
             aside = np.array([_CAMERAS_APART_M * (k - (len(views) - 1) / 2), 0, 0])
             sign = np.array([-1.0 if self.space.orbit.mirror else 1.0, 1, 1])
             parts.append(replace(bodies, joints_m=bodies.joints_m * sign + aside))

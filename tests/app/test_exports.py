@@ -202,6 +202,20 @@ def test_a_known_floor_is_the_world(stored: Path) -> None:
     np.testing.assert_allclose(motion.joints_m, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("up", [None, [0.0, 0.0, 0.0], "?", [0.0, -np.cos(0.3), -np.sin(0.3)]])
+def test_where_up_became_known_people_stand_upright(stored: Path, up: object) -> None:
+    run = load_run(stored)
+    plain = motions(run, Options(ground=False))[0].joints_m
+    run.meta["up"] = up
+    joints = motions(run, Options(ground=False))[0].joints_m
+    if not isinstance(up, list) or not any(up):
+        np.testing.assert_array_equal(joints, plain)
+        return
+    # what is up for the camera is the y axis now
+    np.testing.assert_allclose(joints[..., 1], run.kp3d[run.person(3)] @ up, atol=1e-5)
+    np.testing.assert_allclose(joints[..., 0], plain[..., 0], atol=1e-5)
+
+
 def test_a_runs_own_formats_are_written_where_they_are_missing(stored: Path) -> None:
     before = (stored / "pose.npz").read_bytes()
     files = export_run(stored, ["csv", "npz", "jsonl"])

@@ -47,6 +47,16 @@ def test_people_stand_upright_on_the_floor_whatever_the_camera_looks_at(pitch_de
     assert bodies.joints_m[1, 0, 1] > bodies.joints_m[0, 0, 1]  # the farther one is behind
 
 
+def test_a_known_vertical_is_taken_before_how_people_stand() -> None:
+    room, up = Room(), -np.array([0.0, np.cos(0.35), np.sin(0.35)])
+    leaning = [standing(0, 4, pitch_deg=-10)]  # bows towards the camera, which looks down
+    for k in range(60):
+        shown = room.bodies(leaning, CAMERA, k / 30, up).joints_m[0]
+    seen = leaning[0].joints_m
+    height = shown[INDEX["neck"], 2] - shown[INDEX["l_ankle"], 2]
+    assert height == pytest.approx((seen[INDEX["neck"]] - seen[INDEX["l_ankle"]]) @ up, abs=1e-3)
+
+
 def test_known_extrinsics_are_taken_as_they_are() -> None:
     # a world with y up, its floor at y = 0, the camera 2 m above it, looking along -z
     R, t = np.diag([1.0, -1, -1]), np.array([0.0, 2.0, 0.0])
