@@ -129,6 +129,22 @@ def up_of(pitch_rad: float) -> Float:
     return np.array([0.0, -np.cos(pitch_rad), -np.sin(pitch_rad)])
 
 
+def turn_to_down(down: Float) -> Float:
+    """Return the smallest rotation (3, 3) of a unit vector (3,) to (0, 1, 0) (Rodrigues)."""
+    v = np.cross(down, [0.0, 1.0, 0.0])
+    m = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    return np.asarray(np.eye(3) + m + m @ m / max(1 + float(down[1]), 1e-6))
+
+
+def to_y_up(up: Float | None) -> Float:
+    """Return the rotation (3, 3) from camera axes to axes with y up, right-handed.
+
+    up: unit vector (3,) in camera axes; None: the camera is taken to be level.
+    """
+    half_turn = np.diag([1.0, -1.0, -1.0])
+    return half_turn if up is None else np.asarray(half_turn @ turn_to_down(-np.asarray(up)))
+
+
 def camera_pitch(roots_m: Float, numbers: NDArray[np.integer] | None = None) -> tuple[float, float]:
     """Return how far a camera looks down and the expected error, radians.
 

@@ -13,11 +13,10 @@ from manypose.app.formats.reading import Run
 from manypose.pose import angles
 from manypose.pose import skeleton as sk
 from manypose.pose.joints import INDEX, PARENT, ROOT
+from manypose.pose.vertical import to_y_up
 
 Float = NDArray[np.floating[Any]]
 
-# Camera axes (x right, y down, z forward) to y-up right-handed: half a turn about x.
-_TO_Y_UP = np.diag([1.0, -1.0, -1.0])
 _TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 _FOOT_HEIGHT_M = 0.025
 _FEET = [INDEX[n] for n in ("l_foot", "r_foot", "l_ankle", "r_ankle")]
@@ -89,11 +88,7 @@ def _world(run: Run) -> tuple[Float, Float, bool]:
     R, t = np.array(camera.get("R", np.eye(3)), float), np.array(camera.get("t", [0, 0, 0]), float)
     if R.shape == (3, 3) and t.shape == (3,) and not (np.allclose(R, np.eye(3)) and not t.any()):
         return R.T, -R.T @ t, True
-    if run.up is None:
-        return _TO_Y_UP, np.zeros(3), False
-    pitch = np.arctan2(-run.up[2], -run.up[1])  # the camera looks down by so much
-    c, s = np.cos(pitch), np.sin(pitch)
-    return np.array([[1, 0, 0], [0, c, s], [0, -s, c]]) @ _TO_Y_UP, np.zeros(3), False
+    return to_y_up(run.up), np.zeros(3), False
 
 
 def _motion(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from manypose.calib.camera import Camera
 from manypose.pose.joints import INDEX, JOINTS, PARENT
 from manypose.pose.records import TrackedPerson
+from manypose.pose.vertical import turn_to_down
 
 Float = NDArray[np.floating[Any]]
 
@@ -104,7 +105,7 @@ class Room:
             share = max(dt, 0.02) / self._weight
             self._down = self._down + share * (mean - self._down)
             self._down /= np.linalg.norm(self._down)
-        self._rotation = _UPRIGHT @ _turn_to_down(self._down)
+        self._rotation = _UPRIGHT @ turn_to_down(self._down)
         soles = (joints[:, _FEET] @ self._rotation.T)[..., 2] - _SOLE_M
         with np.errstate(invalid="ignore"):
             lowest = [row[np.isfinite(row)].min() for row in soles if np.isfinite(row).any()]
@@ -129,16 +130,6 @@ def _downs(joints: Float) -> Float:
         upright = down[:, 1] > _TILT_MAX_COS
     kept: Float = down[upright & np.isfinite(down).all(1)]
     return kept
-
-
-def _turn_to_down(down: Float) -> Float:
-    """Return the smallest rotation that takes `down` to (0, 1, 0) (Rodrigues)."""
-    goal = np.array([0.0, 1.0, 0.0])
-    v = np.cross(down, goal)
-    c = float(down @ goal)
-    m = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-    turn: Float = np.eye(3) + m + m @ m / (1 + c)
-    return turn
 
 
 class Orbit:

@@ -7,7 +7,7 @@ from manypose.calib.camera import Camera
 from manypose.pose.estimator import Follower, FollowerConfig
 from manypose.pose.joints import INDEX, JOINTS, JOINTS_2D
 from manypose.pose.records import Detections, Frame, Person2D, unlifted
-from manypose.pose.vertical import Vertical, camera_pitch, up_of
+from manypose.pose.vertical import Vertical, camera_pitch, to_y_up, up_of
 
 
 def _walk(pitch_deg, seconds=6.0, people=3, height_m=2.2, seed=0, slope=0.0):
@@ -129,3 +129,17 @@ def test_photographs_are_lifted_with_what_their_people_tell_of_the_camera():
     placed = dataclasses.replace(camera, R=np.diag([1.0, -1.0, -1.0]), t=np.ones(3))
     follower(Detections(dataclasses.replace(frame, camera=placed), tuple(map(unlifted, seen))))
     assert told == [None]  # the camera says it itself
+
+
+def test_axes_with_y_up_are_right_handed_and_have_up_upwards():
+    np.testing.assert_array_equal(to_y_up(None), np.diag([1.0, -1, -1]))
+    for up in (
+        up_of(0.3),
+        up_of(-0.2),
+        np.array([0.2, -0.9, -0.3]) / np.linalg.norm([0.2, 0.9, 0.3]),
+    ):
+        turn = to_y_up(up)
+        np.testing.assert_allclose(turn @ up, [0, 1, 0], atol=1e-9)
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
+        assert np.linalg.det(turn) == pytest.approx(1)
+    np.testing.assert_allclose(to_y_up(up_of(0.3))[0], [1, 0, 0], atol=1e-9)
