@@ -53,17 +53,19 @@ class StageOneFrontEnd:
     def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
         """Return the people of each frame with milliseconds of resize, network and group."""
         outputs, spent = self.network.timed(frames)
-        found = []
+        found: list[list[Person2D]] = []
+        stage_ms = []
         for frame, output in zip(frames, outputs):
             started = time.perf_counter()
             people = group(output, self._grouping)
             ms = {**spent, "group": 1e3 * (time.perf_counter() - started)}
             if self._small is not None and may_be_close(people, *frame.shape[::-1]):
                 people = self._closer(self._small, frame, output, people, ms)
-            if self._far is not None:
-                people = self._farther(self._far, frame, people, ms)
-            found.append(Found2D(tuple(people), ms))
-        return found
+            found.append(people)
+            stage_ms.append(ms)
+        if self._far is not None:
+            self._farther(self._far, frames, found, stage_ms)
+        return [Found2D(tuple(people), ms) for people, ms in zip(found, stage_ms)]
 
     def _closer(
         self, small: StageOneNetwork, frame: Frame, usual: NetworkOutput, people: list[Person2D],
@@ -86,34 +88,40 @@ class StageOneFrontEnd:
         output = NetworkOutput(maps["heatmaps"], maps["pafs"], maps.get("encodings"), affine)
         closer = group(output, self._grouping)
         people = with_close_ups(people, closer, *frame.shape[::-1])[: self._grouping.people_max]
-        _add(ms, began, resized, ran)
+        _add(ms, {"resize": resized - began, "network": ran - resized}, ran)
         return people
 
     def _farther(
-        self, network: StageOneNetwork, frame: Frame, people: list[Person2D], ms: dict[str, float]
-    ) -> list[Person2D]:
-        """Return the people, those far away as their part of the picture shows them, enlarged."""
+        self, network: StageOneNetwork, frames: Sequence[Frame], found: list[list[Person2D]],
+        stage_ms: list[dict[str, float]],
+    ) -> None:  # fmt: skip
+        """Put people far away in the place of `found` as their part of the picture shows them."""
         began = time.perf_counter()
         size = network.info.input_size
-        part = enlarged_part(people, *frame.shape[::-1], size)
-        if part is None:
-            return people
-        boxed, affine = letterbox(frame.picture, size[1], size[0], part=part)
+        parts = [enlarged_part(p, *f.shape[::-1], size) for p, f in zip(found, frames)]
+        wanted = [n for n, part in enumerate(parts) if part is not None]
+        if not wanted:
+            return
+        boxed, affines = zip(
+            *(letterbox(frames[n].picture, size[1], size[0], part=parts[n]) for n in wanted)
+        )
         resized = time.perf_counter()
-        maps = {k: v[0] for k, v in network.maps(boxed[None]).items()}
+        maps = network.maps(np.stack(boxed))
         ran = time.perf_counter()
-        output = NetworkOutput(maps["heatmaps"], maps["pafs"], maps.get("encodings"), affine)
-        enlarged = group(output, self._grouping)
-        people = with_far(people, enlarged, *frame.shape[::-1], size)[: self._grouping.people_max]
-        _add(ms, began, resized, ran)
-        return people
+        for i, n in enumerate(wanted):
+            started = time.perf_counter()
+            one = {k: v[i] for k, v in maps.items()}
+            output = NetworkOutput(one["heatmaps"], one["pafs"], one.get("encodings"), affines[i])
+            enlarged = group(output, self._grouping)
+            people = with_far(found[n], enlarged, *frames[n].shape[::-1], size)
+            found[n] = people[: self._grouping.people_max]
+            each = {"resize": resized - began, "network": ran - resized}
+            _add(stage_ms[n], {k: s / len(wanted) for k, s in each.items()}, started)
 
 
-def _add(ms: dict[str, float], began: float, resized: float, ran: float) -> None:
-    """Add to milliseconds what a second look has taken, up to now."""
-    grouped = time.perf_counter()
-    spent = {"resize": resized - began, "network": ran - resized, "group": grouped - ran}
-    for key, seconds in spent.items():
+def _add(ms: dict[str, float], spent_s: dict[str, float], grouping_s: float) -> None:
+    """Add to milliseconds what a second look has taken; it has been grouped since `grouping_s`."""
+    for key, seconds in {**spent_s, "group": time.perf_counter() - grouping_s}.items():
         ms[key] += 1e3 * seconds
 
 

@@ -57,3 +57,22 @@ def test_it_is_not_taken_where_the_rate_or_other_looks_come_first(far: list[Fram
         assert len(a) == len(b)
         for one, other in zip(a, b):
             np.testing.assert_array_equal(one, other)
+
+
+def test_several_frames_at_once_are_looked_at_again_at_once(far: list[Frame]) -> None:
+    front_end = load_front_end("light", "onnx", "cpu", 1, batch=4, long_shots=True)
+    together = front_end(far[:4])
+    asked: list[int] = []
+    maps = front_end.network.maps
+
+    def counted(boxed: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(len(boxed))
+        return dict(maps(boxed))
+
+    front_end.network.maps = counted
+    assert [len(f.people) for f in front_end(far[:4])] == [len(f.people) for f in together]
+    assert asked == [4, 4]
+    for frame, found in zip(far[:4], together):
+        [alone] = front_end([frame])
+        for a, b in zip(alone.people, found.people, strict=True):
+            np.testing.assert_allclose(a.joints_px, b.joints_px, atol=0.5)
