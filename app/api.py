@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from manypose.app.config import Config, load_config, set_value
 from manypose.app.formats.reading import Run, load_run
-from manypose.app.pipeline import Engine, load_engine
+from manypose.app.pipeline import Engine, for_live, load_engine
 from manypose.app.sources import Lens, open_source
 from manypose.pose.hindsight import Hindsight
 from manypose.pose.records import Frame, FrameResult
@@ -68,7 +68,7 @@ def run(
     """
     config = config or load_config()
     with open_source(str(source), config) as opened:
-        engine = load_engine(config, still=still)
+        engine = load_engine(for_live(config) if opened.live else config, still=still)
         follow = Hindsight(engine.follower(still=opened.info.stills), wait=not opened.live)
         start_s: float | None = None
         for frame in opened:

@@ -27,7 +27,7 @@ from manypose.app.config import Config
 from manypose.app.finder import begun, peak_mb
 from manypose.app.flow import detected
 from manypose.app.options import add_settings, settings
-from manypose.app.pipeline import Engine, load_detector, load_engine
+from manypose.app.pipeline import Engine, for_live, load_detector, load_engine
 from manypose.app.sources import open_source, paced
 from manypose.errors import SourceError, UsageError
 from manypose.pose.detector import Detector
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         settings(args),
         people=replace(settings(args).people, max=max(20, settings(args).people.max)),
     )
+    if args.live:
+        config = for_live(config)
     if args.batch < 0:
         raise UsageError("--batch: give 0 (chosen by the engine) or more")
     if args.source is not None:

@@ -55,7 +55,7 @@ class ModelConfig:
     target_fps: float = 0.0
     careful: bool = False
     close_ups: bool = True
-    long_shots: bool = True
+    long_shots: str = "recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,7 @@ _ONE_OF: dict[str, tuple[str, ...]] = {
     ),
     "model.backend": ("auto", "onnx", "openvino", "torch"),
     "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
+    "model.long_shots": ("recorded", "always", "never"),
     "filter.preset": ("steady", "normal", "fast", "off"),
     "filter.smooth": ("none", "butterworth", "kalman"),
 }  # fmt: skip

@@ -21,7 +21,7 @@ from manypose.app.config import Config
 from manypose.app.finder import with_finder
 from manypose.app.handover import Closed, Latest, Line
 from manypose.app.meter import Meter
-from manypose.app.pipeline import Engine, load_detector
+from manypose.app.pipeline import Engine, for_live, load_detector
 from manypose.app.recording import Recorder
 from manypose.app.sources import Counts, LiveSource, Source, open_source
 from manypose.calib.camera import Camera
@@ -241,7 +241,7 @@ class Lanes:
     ) -> None:
         self.playback = playback or Playback()
         # recorded sources are paced here, because here they can be paused
-        config = replace(config, source=replace(config.source, realtime=False))
+        config = for_live(replace(config, source=replace(config.source, realtime=False)))
         self.lanes = [Lane(a, config, self.playback, opener) for a in addresses]
         for lane in self.lanes:
             lane.family = self.lanes

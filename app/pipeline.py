@@ -84,6 +84,17 @@ def lifting(config: Config) -> Lift:
     return functools.partial(lift, lifter=load_lifter(), config=how)
 
 
+def for_live(config: Config) -> Config:
+    """Return the settings for pictures that somebody waits for.
+
+    A second look at people far away doubles the lag of such pictures; then it is for those who ask
+    for it.
+    """
+    if config.model.long_shots == "always":
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, long_shots="never"))
+
+
 def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
     """Load the networks of the settings, for `batch` frames in work at once.
 
@@ -114,7 +125,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         size_named(model.input) if model.input else None,
         model.careful,
         model.close_ups,
-        model.long_shots,
+        model.long_shots != "never",
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

@@ -20,7 +20,7 @@ from manypose.app.formats import WRITERS
 from manypose.app.formats.jsonl import frame_object
 from manypose.app.inputs import Input, plan
 from manypose.app.options import add_settings, add_streams, settings
-from manypose.app.pipeline import Engine, load_detector, load_engine
+from manypose.app.pipeline import Engine, for_live, load_detector, load_engine
 from manypose.app.process import Job, Summary, Tally, process
 from manypose.app.progress import make_progress
 from manypose.app.remembered import remember
@@ -108,8 +108,9 @@ def run(args: argparse.Namespace) -> int:
             try:
                 source = open_source(one.address, config)
                 if engine is None:
+                    asked = for_live(config) if source.live else config
                     engine = with_finder(
-                        _loaded(source, config, still=args.still), load_detector, config
+                        _loaded(source, asked, still=args.still), load_detector, asked
                     )
                     if engine.finder is not None:
                         ending.callback(engine.finder.close)
@@ -331,7 +332,7 @@ def _to_stdout(args: argparse.Namespace, config: Config) -> int:
         style = "plain" if source.live and args.progress == "auto" and not args.quiet else "none"
         progress = stack.enter_context(make_progress(style, quiet=args.quiet))
         progress.start(source.info.name, 1, 1)
-        engine = _loaded(source, config, still=args.still)
+        engine = _loaded(source, for_live(config) if source.live else config, still=args.still)
         follow = Hindsight(engine.follower(still=source.info.stills), wait=not source.live)
         tally = Tally()
 

@@ -61,7 +61,7 @@ def main() -> int:
         for looks in (1, 2):
             settings = [("model.name", args.model), ("model.threads", "1")]
             engine = load_engine(
-                load_config([*settings, ("model.long_shots", str(looks == 2).lower())])
+                load_config([*settings, ("model.long_shots", ("never", "recorded")[looks - 1])])
             )
             found = [engine.detector([f])[0] for f in frames]
             f = figures(followed(motion, found, FollowerConfig(), engine), motion, WARM_UP_S)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from manypose.app.config import load_config
+from manypose.app.lanes import Lanes
+from manypose.app.pipeline import for_live, load_engine
+from manypose.errors import ConfigError
+
+
+@pytest.mark.parametrize(("asked", "recorded", "live"), [
+    ("recorded", True, False), ("always", True, True), ("never", False, False),
+])  # fmt: skip
+def test_live_nobody_waits_for_a_second_look_unless_asked(
+    asked: str, recorded: bool, live: bool
+) -> None:
+    config = load_config([("model.long_shots", asked), ("model.threads", "1")])
+    for settings, wanted in ((config, recorded), (for_live(config), live)):
+        front_end = load_engine(settings).detector.front_end
+        assert (front_end._far is not None) == wanted  # type: ignore[attr-defined]
+
+
+def test_the_window_loads_what_is_meant_for_live(tmp_path: Path) -> None:
+    seen = []
+
+    def load(config):  # type: ignore[no-untyped-def]
+        seen.append(config.model.long_shots)
+        raise ConfigError("enough")
+
+    lanes = Lanes([str(tmp_path / "none.mp4")], load_config(), load)
+    while lanes.error is None:
+        lanes._stop.wait(0.01)
+    lanes.close()
+    assert seen == ["never"]
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(ConfigError, match="recorded, always, never"):
+        load_config([("model.long_shots", "true")])
