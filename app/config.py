@@ -74,7 +74,7 @@ class FitConfig:
 
     height_m: float = 0.0
     lock_bones_after: int = 60
-    encodings: bool = False
+    encodings: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from manypose.calib.camera import Camera
 from manypose.models.machine import cores
 from manypose.models.preprocess import fitted, scale
 from manypose.pose.detector import Detector
+from manypose.pose.lifting import packed_bones, unpacked_bones
 from manypose.pose.records import Box, Detections, Frame, Person2D, Person3D, UInt8
 
 log = logging.getLogger(__name__)
@@ -328,7 +329,7 @@ def _sendable(error: Exception) -> Exception:
 
 
 def _packed(people: Sequence[Person3D]) -> Any:
-    """Return people as few arrays; encodings are left out, nobody needs them after lifting."""
+    """Return people as few arrays; of encodings only the bones that are read."""
     if not people:
         return None
     return (
@@ -340,6 +341,7 @@ def _packed(people: Sequence[Person3D]) -> Any:
         np.stack([p.sigma_m for p in people]),
         np.stack([p.root_m for p in people]),
         [(p.root_sigma_m, p.size_error) for p in people],
+        np.stack([packed_bones(p.seen) for p in people]),
     )
 
 
@@ -347,8 +349,12 @@ def _unpacked(packed: Any) -> tuple[Person3D, ...]:
     if packed is None:
         return ()
     return tuple(
-        Person3D(Person2D(px, confidence, score, parts=parts), rel, sigma, root, *errors)
-        for px, confidence, score, parts, rel, sigma, root, errors in zip(*packed, strict=True)
+        Person3D(
+            Person2D(px, confidence, score, unpacked_bones(bones), parts), rel, sigma, root, *errors
+        )
+        for px, confidence, score, parts, rel, sigma, root, errors, bones in zip(
+            *packed, strict=True
+        )
     )
 
 

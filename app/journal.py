@@ -13,6 +13,7 @@ so an entry counts only for the frame of its index and time.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.app.formats.part import cannot_write
-from manypose.pose.joints import JOINTS, JOINTS_2D
+from manypose.pose.joints import CARRIED, JOINTS, JOINTS_2D
+from manypose.pose.lifting import packed_bones, unpacked_bones
 from manypose.pose.records import Detections, Float, Frame, Person2D, Person3D
 
 NAME = "detections.jsonl.part"
-_SCHEMA = "manypose-journal/2"
-_K, _J = len(JOINTS_2D), len(JOINTS)
+_SCHEMA = "manypose-journal/3"
+_K, _J, _C = len(JOINTS_2D), len(JOINTS), len(CARRIED)
 _PACKED_MAX = 1 << 20  # characters: 1000 people
-_SIZE = _K * 2 + _K + _K + _J * 3 + _J + 3 + 3
+_SIZE = _K * 2 + _K + _K + _J * 3 + _J + 3 + 3 + _C * 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class Journal:
 
     def close(self, *, remove: bool) -> None:
         """Close the file; remove it when the run is complete."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # half a line on a full disk, which counts for nothing
+            self._file.close()
         if remove:
             self.path.unlink(missing_ok=True)
 
@@ -133,13 +136,13 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _pack(detections: Detections) -> str:
-    """Return the people as base64; encodings are left out, nobody needs them after lifting."""
+    """Return the people as base64; of encodings only the bones that are read."""
     rows = np.empty((len(detections.people), _SIZE), "<f4")
     for row, p in zip(rows, detections.people):
         parts: list[Any] = [
             p.seen.joints_px, p.seen.confidence, p.seen.part_numbers,
             p.joints_rel_m, p.sigma_m, p.root_m,
-            [p.seen.score, p.root_sigma_m, p.size_error],
+            [p.seen.score, p.root_sigma_m, p.size_error], packed_bones(p.seen),
         ]  # fmt: skip
         row[:] = np.concatenate([np.ravel(part) for part in parts])
     return base64.b64encode(rows.tobytes()).decode("ascii")
@@ -151,10 +154,11 @@ def _unpack(frame: Frame, packed: str, stage_ms: dict[str, float] | None = None)
 
 
 def _person(row: Float) -> Person3D:
-    px, conf, parts, rel, sigma, root, rest = np.split(
-        row, np.cumsum([_K * 2, _K, _K, _J * 3, _J, 3]).tolist()
+    px, conf, parts, rel, sigma, root, rest, bones = np.split(
+        row, np.cumsum([_K * 2, _K, _K, _J * 3, _J, 3, 3]).tolist()
     )
-    seen = Person2D(px.reshape(_K, 2), conf, float(rest[0]), parts=_whole(parts))
+    encoding = unpacked_bones(bones.reshape(_C, 3))
+    seen = Person2D(px.reshape(_K, 2), conf, float(rest[0]), encoding, _whole(parts))
     return Person3D(seen, rel.reshape(_J, 3), sigma, root, float(rest[1]), float(rest[2]))
 
 

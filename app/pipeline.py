@@ -80,7 +80,8 @@ def lifting(config: Config) -> Lift:
     from manypose.models.lifter_runtime import load_lifter
     from manypose.pose.lifting import LiftingConfig, lift
 
-    how = LiftingConfig(encodings=config.fit.encodings)
+    # those of the networks there are today are weak
+    how = LiftingConfig(encodings=config.fit.encodings, shape_only=True)
     return functools.partial(lift, lifter=load_lifter(), config=how)
 
 
@@ -129,8 +130,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)
-    # encodings do not travel to a Follower in another process or from a journal
-    detector = Detector(front_end, lift, leave_lifting=not config.fit.encodings)
+    detector = Detector(front_end, lift, leave_lifting=True)
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
     return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift)

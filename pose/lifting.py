@@ -71,12 +71,15 @@ class LiftingConfig:
 
     mirror: lift every person and their mirror image and take the mean (twice the work of a small
     network). pull: move seen joints sideways towards the rays on which they are seen, as far as
-    the expected errors of both ask for. encodings: use those of people who have any.
+    the expected errors of both ask for. encodings: use those of people who have any. shape_only: of
+    these, take the shape of the pose and believe it half; its direction and the size of the body
+    are left to the 2D joints. That is for networks whose encodings are weak: they turn people.
     """
 
     mirror: bool = True
     pull: bool = True
     encodings: bool = True
+    shape_only: bool = False
 
 
 def lift(
@@ -99,9 +102,15 @@ def lift(
     given = np.stack([p.confidence for p in people]).astype(np.float64)
     rays, score = complete(camera.image_to_rays(px)[..., :2], given)
     bones = carried_bones(people) if config.encodings else None
-    features, turn = encode(rays, score, bones, up if camera.up is None else camera.up)
+    up = up if camera.up is None else camera.up
+    first = None if config.shape_only else bones
+    features, turn = encode(rays, score, first, up)
     with np.errstate(over="ignore", invalid="ignore"):
-        joints, sigma = _answer(features, lifter, config.mirror)
+        if config.shape_only and bones is not None:
+            shaped = encode(rays, score, bones, up)[0]
+            joints, sigma = _shaped(features, shaped, lifter, config.mirror)
+        else:
+            joints, sigma = _answer(features, lifter, config.mirror)
         joints = joints @ turn  # rows times R = R^T applied: back to the axes of the camera
     bad = ~(np.isfinite(joints).all((1, 2)) & np.isfinite(sigma).all(1)) | ~(score > 0).any(1)
     joints[bad], sigma[bad] = 0, _SIGMA_MAX_M
@@ -146,6 +155,47 @@ def ray_errors(score: Float, size: Float) -> Float:
     grown = 0.1 + 3 * (1 - np.clip(score, 0, 1)) ** 1.7
     extent = _EXTENT * size[:, None]
     return np.where(score > 0, grown * OKS_SIGMAS.astype(float) * extent, np.inf)
+
+
+def _shaped(features: Float, shaped: Float, lifter: Lifter, mirror: bool) -> tuple[Float, Float]:
+    """Return joints (N, J, 3) between the answers to two sets of features, and expected errors.
+
+    That to the second set (N, FEATURE_COUNT) is turned so that it lies over the first's as well as
+    it can (Kabsch 1976, weighted by the expected errors), then the middle of both is taken.
+    """
+    read = np.flatnonzero(shaped[:, HAS_BONES] > 0)
+    both, errors = _answer(np.concatenate([features, shaped[read]]), lifter, mirror)
+    joints, sigma = both[: len(features)], errors[: len(features)]
+    other, doubt = both[len(features) :], errors[len(features) :]
+    weighted = joints[read] / sigma[read, :, None] ** 2
+    u, _, vt = np.linalg.svd(np.nan_to_num(other.transpose(0, 2, 1) @ weighted))
+    u[:, :, 2] *= np.sign(np.linalg.det(u @ vt))[:, None]
+    middle = (joints[read] + other @ (u @ vt)) / 2
+    # bones between two directions come out short
+    joints[read] = middle * (_bones_m(joints[read]) / _bones_m(middle))[:, None, None]
+    sigma[read] = np.sqrt(sigma[read] * doubt)
+    return joints, sigma
+
+
+def _bones_m(joints_m: Float) -> Float:
+    """Return the sums (N,) of the lengths of the bones of (N, J, 3)."""
+    return np.asarray(np.maximum(np.linalg.norm(joints_m - joints_m[:, _UP], axis=-1).sum(1), 0.1))
+
+
+def packed_bones(person: Person2D) -> Float:
+    """Return what `carried_bones` reads of a person as (C, 3), network units, NaN = not read."""
+    if person.encoding is None:
+        return np.full((_C, 3), np.nan, np.float32)
+    return np.asarray(person.encoding.reshape(_K, _J, 3)[_AT, _BONE])
+
+
+def unpacked_bones(bones: Float) -> Float | None:
+    """Return an encoding (K, 3 J) that holds these bones (C, 3); None if there are none."""
+    if not np.isfinite(bones).any():
+        return None
+    out = np.full((_K, _J, 3), np.nan, np.float32)
+    out[_AT, _BONE] = bones
+    return out.reshape(_K, 3 * _J)
 
 
 def carried_bones(people: Sequence[Person2D]) -> Float | None:

@@ -206,3 +206,54 @@ def test_the_root_is_the_origin() -> None:
     answer = rng.normal(size=(6, J, 3))
     for person in lifting.lift(people, CAMERA, lambda f: (answer, np.full((6, J), 0.1))):
         np.testing.assert_allclose(person.joints_rel_m[ROOT], 0, atol=1e-12)
+
+
+def test_of_weak_encodings_only_the_shape_is_taken() -> None:
+    rng = np.random.default_rng(8)
+    rel = bodies(rng)
+    by_2d, by_bones = bodies(rng, 6), bodies(rng, 3)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+
+    def lifter(features: Float) -> tuple[Float, Float]:
+        joints = np.concatenate([by_2d, 1.4 * by_bones @ turn.T])
+        assert not features[:6, lifting.HAS_BONES].any()
+        assert features[6:, lifting.HAS_BONES].all()
+        return joints, np.full((len(joints), J), 0.1)
+
+    people = [*seen(rel + ROOTS[:, None], encoded=True), *seen(rel + ROOTS[:, None])]
+    config = lifting.LiftingConfig(mirror=False, pull=False, shape_only=True)
+    lifted = lifting.lift(people, CAMERA, lifter, config)
+    plain = lifting.lift(people, CAMERA, lambda f: (by_2d, np.full((6, J), 0.1)),
+                         lifting.LiftingConfig(False, False, False))  # fmt: skip
+    for a, b in zip(lifted[3:], plain[3:]):  # of whom no bones are read
+        np.testing.assert_allclose(a.joints_rel_m, b.joints_rel_m, atol=1e-9)
+    up = [p if p >= 0 else j for j, p in enumerate(PARENT)]
+    for n, (a, b) in enumerate(zip(lifted[:3], plain[:3])):
+        both = [np.linalg.norm(p.joints_rel_m - p.joints_rel_m[up], axis=1).sum() for p in (a, b)]
+        assert both[0] == pytest.approx(both[1])  # the size stays
+        # no turn brings the poses nearer to each other: the direction stays
+        cross = a.joints_rel_m.T @ b.joints_rel_m
+        left, _, right = np.linalg.svd(cross)
+        np.testing.assert_allclose(left @ right, np.eye(3), atol=1e-6)
+        assert np.abs(a.joints_rel_m - b.joints_rel_m).max() > 0.05, n
+    # who reads in the bones what the 2D joints say, stays as they were, however they are turned
+    by_bones = by_2d[:3]
+    again = lifting.lift(people, CAMERA, lifter, config)
+    for a, b in zip(again, plain):
+        np.testing.assert_allclose(a.joints_rel_m, b.joints_rel_m, atol=1e-9)
+
+
+def test_bones_travel_and_come_back() -> None:
+    people = seen(bodies(np.random.default_rng(2)) + ROOTS[:, None], encoded=True)
+    packed = [lifting.packed_bones(p) for p in people]
+    back = [
+        Person2D(p.joints_px, p.confidence, p.score, lifting.unpacked_bones(b))
+        for p, b in zip(people, packed)
+    ]
+    a, b = lifting.carried_bones(people), lifting.carried_bones(back)
+    assert a is not None
+    assert b is not None
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    nobody = seen(bodies(np.random.default_rng(2)) + ROOTS[:, None])[0]
+    assert lifting.unpacked_bones(lifting.packed_bones(nobody)) is None
