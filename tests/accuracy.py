@@ -120,7 +120,7 @@ def known_cameras(folder: Path, options: list[str], work: Path) -> None:
                       "--camera", str(work / f"{name}.toml"))  # fmt: skip
         frames = {Path(p["file"]).stem: whole.frames[Path(p["file"]).stem] for p in taken}
         parts.append(accuracy.pair_up(load_run(results), replace(whole, frames=frames)))
-    _picture_row("2D alone, cameras known", accuracy.figures(accuracy.pooled(parts)))
+    _picture_row("2D and encodings, cameras known", accuracy.figures(accuracy.pooled(parts)))
 
 
 def _picture_row(name: str, figures: dict[str, Any]) -> None:
