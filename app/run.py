@@ -101,19 +101,21 @@ def run(args: argparse.Namespace) -> int:
         contextlib.ExitStack() as ending,
     ):
         tellers = (progress.step, *(_sending(stream) for stream in streams))
-        engine: Engine | None = batch.engine if batch else None
+        # one for files, and one for what somebody waits for, as far as there are both
+        engines: dict[bool, Engine] = dict.fromkeys((False, True), batch.engine) if batch else {}
         ready = batch.ready(inputs) if batch else inputs
         for number, one in enumerate(ready, 1):
             progress.start(Path(one.address).name, number, len(inputs))
             try:
                 source = open_source(one.address, config)
-                if engine is None:
+                if source.live not in engines:
                     asked = for_live(config) if source.live else config
-                    engine = with_finder(
+                    engines[source.live] = with_finder(
                         _loaded(source, asked, still=args.still), load_detector, asked
                     )
-                    if engine.finder is not None:
-                        ending.callback(engine.finder.close)
+                    if (finder := engines[source.live].finder) is not None:
+                        ending.callback(finder.close)
+                engine = engines[source.live]
                 long = source.live or (source.info.frames or 0) >= FRAMES_MIN
                 # With --video most of the work is drawing and encoding, and memory is short.
                 if engine.finder is not None and long and not config.output.video:
@@ -122,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
                 _smooth(summary, config)
                 summary = _exported(summary, config)
             except ManyposeError as error:
-                if engine is None and error.exit_code in (2, 5):
+                if not engines and error.exit_code in (2, 5):
                     raise  # no network, or none as asked for: not the fault of this input
                 summary = _failed(one, str(error), error.exit_code)
             except Exception as error:  # one bad file never stops the rest

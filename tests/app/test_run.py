@@ -9,15 +9,20 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from drawn_engine import truth
+from drawn_engine import drawn_engine, truth
 from made_clips import clip, cut, picture, spoil
 
+from manypose.app import run as run_module
+from manypose.app.config import Config
 from manypose.app.formats.reading import load_run
 from manypose.app.main import main
+from manypose.app.pipeline import Engine
+from manypose.app.sources import Counts, LiveSource, Source, SourceInfo, open_source
 from manypose.pose.joints import COCO_NAMES, INDEX, JOINTS, JOINTS_2D, MISSING
 
 HERE = Path(__file__).resolve().parent
@@ -391,3 +396,27 @@ def test_a_receiver_that_is_not_there_changes_nothing(
         taken.listen()
         assert call("clip.mp4", "-o", "x", "--websocket", str(taken.getsockname()[1])) == 5
     assert not Path("x").exists()
+
+
+def test_files_and_cameras_have_engines_of_their_own(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def load(config: Config, **how: Any) -> Engine:
+        asked.append(config.model.long_shots)
+        return drawn_engine(config, **how)
+
+    def opened(address: str, config: Config) -> Source:
+        source = open_source(address, config)
+        if "camera" not in address:
+            return source
+        info = SourceInfo("camera", "camera:0", "made", fps=30.0)
+        return LiveSource(info, lambda _: iter(source), Counts())
+
+    monkeypatch.setattr(run_module, "load_engine", load)
+    monkeypatch.setattr(run_module, "open_source", opened)
+    files = [clip(name=f"{name}.mp4") for name in ("camera_1", "file_1", "camera_2", "file_2")]
+    assert call(*files, "-o", "out") == 0
+    assert asked == ["never", "recorded"]
+    assert len(list(Path("out").glob("*/pose.npz"))) == 4
