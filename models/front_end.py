@@ -19,11 +19,11 @@ from manypose.models.backends import (
     stepped,
 )
 from manypose.models.preprocess import STRIDE, grid_to_image, letterbox
-from manypose.models.sessions import Info
+from manypose.models.sessions import Array, Info
 from manypose.pose.close_ups import may_be_close, with_close_ups
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.long_shots import enlarged_part, with_far
-from manypose.pose.records import Found2D, Frame, NetworkOutput, Person2D
+from manypose.pose.records import Float, Found2D, Frame, NetworkOutput, Person2D
 
 if TYPE_CHECKING:
     from manypose.models.adaptive import AdaptiveNetwork
@@ -83,10 +83,9 @@ class StageOneFrontEnd:
         to_cell = np.linalg.inv(np.vstack([grid_to_image(1, 1), [0, 0, 1]]))
         affine = to_image @ to_cell @ np.vstack([to_boxed, [0, 0, 1]])
         resized = time.perf_counter()
-        maps = {k: v[0] for k, v in small.maps(x[None]).items()}
+        maps = small.maps(x[None])
         ran = time.perf_counter()
-        output = NetworkOutput(maps["heatmaps"], maps["pafs"], maps.get("encodings"), affine)
-        closer = group(output, self._grouping)
+        closer = self._grouped(maps, 0, affine)
         people = with_close_ups(people, closer, *frame.shape[::-1])[: self._grouping.people_max]
         _add(ms, {"resize": resized - began, "network": ran - resized}, ran)
         return people
@@ -110,13 +109,17 @@ class StageOneFrontEnd:
         ran = time.perf_counter()
         for i, n in enumerate(wanted):
             started = time.perf_counter()
-            one = {k: v[i] for k, v in maps.items()}
-            output = NetworkOutput(one["heatmaps"], one["pafs"], one.get("encodings"), affines[i])
-            enlarged = group(output, self._grouping)
+            enlarged = self._grouped(maps, i, affines[i])
             people = with_far(found[n], enlarged, *frames[n].shape[::-1], size)
             found[n] = people[: self._grouping.people_max]
             each = {"resize": resized - began, "network": ran - resized}
             _add(stage_ms[n], {k: s / len(wanted) for k, s in each.items()}, started)
+
+    def _grouped(self, maps: dict[str, Array], i: int, affine: Float) -> list[Person2D]:
+        """Return the people in the maps of the i-th picture of a second look."""
+        one = {k: v[i] for k, v in maps.items()}
+        output = NetworkOutput(one["heatmaps"], one["pafs"], one.get("encodings"), affine)
+        return group(output, self._grouping)
 
 
 def _add(ms: dict[str, float], spent_s: dict[str, float], grouping_s: float) -> None:

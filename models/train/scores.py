@@ -78,27 +78,18 @@ def of_network(
 
 def of_program(network: Callable[[Sequence[Frame]], list[NetworkOutput]]) -> Predict:
     """Return a function from decoded photos to the maps of a network as users run it."""
-
-    def predict(photos: Sequence[Photo]) -> list[NetworkOutput]:
-        pictures = [np.asarray(p.picture) for p in photos]
-        return [
-            network([Frame(x, 0.0, 0, Camera.from_fov(x.shape[1], x.shape[0]))])[0]
-            for x in pictures
-        ]
-
-    return predict
+    return lambda photos: [network([_frame(p)])[0] for p in photos]
 
 
 def found_by(front_end: FrontEnd) -> Find:
     """Return a function from a decoded photo to the people that a front end finds in it."""
+    return lambda photo: list(front_end([_frame(photo)])[0].people)
 
-    def find(photo: Photo) -> list[Person2D]:
-        x = np.asarray(photo.picture)
-        return list(
-            front_end([Frame(x, 0.0, 0, Camera.from_fov(x.shape[1], x.shape[0]))])[0].people
-        )
 
-    return find
+def _frame(photo: Photo) -> Frame:
+    """Return a decoded photo as the program sees it."""
+    x = np.asarray(photo.picture)
+    return Frame(x, 0.0, 0, Camera.from_fov(x.shape[1], x.shape[0]))
 
 
 def of_labels(width: int, height: int) -> Predict:

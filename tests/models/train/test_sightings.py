@@ -2,12 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("torch")
 from manypose.errors import ConfigError
 from manypose.models.train import mocap
-from manypose.models.train.sightings import ErrorModel, see
-from manypose.models.train.synth.archive import POINTS
+from manypose.models.train.sightings import ErrorModel, see, trembled
+from manypose.models.train.stage2 import unsteadiness
+from manypose.models.train.synth.archive import BONE, POINTS
 from manypose.pose import lifting, placement
 from manypose.pose.joints import CARRIED, INDEX, INDEX_2D, JOINTS_2D, OKS_SIGMAS, PARENT, SHOWN_BY
 
@@ -113,3 +115,36 @@ def test_training_learns_stops_and_goes_on(shared: Path, tmp_path: Path) -> None
         )
         assert joints.shape == (2, 21, 3)
         assert (sigma > 0).all()
+
+
+def test_who_sits_is_told_from_who_stands_or_lies() -> None:
+    turns = np.tile(np.eye(3), (4, len(BONE), 1, 1))
+    level, back = (mocap.rotations_about(np.array([[a, 0.0, 0.0]]))[0] for a in (-1.57, 0.1))
+    thighs, calves = ([BONE[f"{s}_{n}"] for s in "lr"] for n in ("thigh", "calf"))
+    turns[1, thighs], turns[1, calves] = level, back  # sits
+    turns[2, thighs[:1]] = level  # one leg raised
+    turns[3] = level  # lies
+    assert mocap.seated(turns).tolist() == [False, True, False, False]
+
+
+def test_the_next_frame_of_a_sight_differs_a_little_and_loses_nobody() -> None:
+    rng = np.random.default_rng(1)
+    rays, bones = rng.normal(size=(50, len(JOINTS_2D), 2)), rng.normal(size=(50, len(CARRIED), 3))
+    rays[:, 3], bones[:, 5] = np.nan, np.nan
+    again, next_bones = trembled(rays, bones, rng)
+    extent = (np.nanmax(rays, 1) - np.nanmin(rays, 1)).max(1)
+    assert np.nanstd((again - rays) / extent[:, None, None]) == pytest.approx(0.008, rel=0.1)
+    assert np.nanstd(next_bones - bones) == pytest.approx(0.02, rel=0.1)
+    np.testing.assert_array_equal(np.isnan(again), np.isnan(rays))
+    np.testing.assert_array_equal(np.isnan(next_bones), np.isnan(bones))
+
+
+def test_answers_that_only_the_cameras_turn_are_steady() -> None:
+    rng = np.random.default_rng(2)
+    answer = torch.from_numpy(rng.normal(size=(8, len(PARENT), 4)))
+    turn = torch.from_numpy(mocap.rotations_about(rng.normal(size=(3, 3))))
+    again = answer[:3].clone()
+    again[..., :3] = answer[:3, :, :3] @ turn
+    assert unsteadiness(answer, again, turn).item() == pytest.approx(0.01, abs=1e-6)  # its floor
+    again[:, 4, 0] += 0.5
+    assert unsteadiness(answer, again, turn).item() > 0.02
