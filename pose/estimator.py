@@ -21,7 +21,7 @@ from manypose.pose.contact import Feet
 from manypose.pose.detector import Detector, Lift
 from manypose.pose.fitting import Evidence, Fitter, FitWeights
 from manypose.pose.joints import EXTRAPOLATED, INDEX, JOINTS, JOINTS_2D, MISSING
-from manypose.pose.readings import boxes_round, sane
+from manypose.pose.readings import boxes_round, off_body, sane
 from manypose.pose.records import (
     Detections,
     Frame,
@@ -113,10 +113,10 @@ class Follower:
         rows = np.array([t.slot for t, _ in pairs], np.intp)
         root, rotations = self._fit(frame, rows, [p for _, p in pairs])
         offsets = sk.offsets_m(self._fitter.bodies.lengths_m[rows])
-        self._outline(frame, pairs, offsets, root, rotations)
+        body_px = self._outline(frame, pairs, offsets, root, rotations)
         fitted = time.perf_counter()
         self._learn_up(frame, pairs, root, matches.reset)
-        there = self._show(frame, pairs, rows, root, rotations, offsets) if pairs else []
+        there = self._show(frame, pairs, rows, root, rotations, offsets, body_px) if pairs else []
         there += self._hold(frame, matches.missed)
         self._nameless = [(t, p) for t, p in there if p.track_id < 0]
         shown = sorted((p for _, p in there if p.track_id >= 0), key=lambda p: p.track_id)
@@ -256,16 +256,20 @@ class Follower:
     def _outline(
         self, frame: Frame, pairs: list[tuple[Track, Person3D]], offsets: Float,
         root: Float, rotations: Float,
-    ) -> None:  # fmt: skip
-        """Tell the tracks of people partly seen where the rest of the body is in the picture."""
-        if self._lift is None or not pairs:
-            return
-        part = ~np.isfinite(np.array([p.seen.joints_px for _, p in pairs])).all((1, 2))
-        if not part.any():
-            return
-        body = sk.marks(sk.forward(root[part], rotations[part], offsets[part])[0])
-        for i, px in zip(np.flatnonzero(part), frame.camera.camera_to_image(body)):
-            pairs[i][0].body_px = px
+    ) -> Float:  # fmt: skip
+        """Return where the joints of the fitted bodies are in the picture, (N, K, 2) px.
+
+        The tracks of people partly seen are told, for the rest of the body.
+        """
+        if not pairs:
+            return np.zeros((0, _K, 2))
+        body = sk.marks(sk.forward(root, rotations, offsets)[0])
+        body_px = frame.camera.camera_to_image(body)
+        if self._lift is not None:
+            for (track, person), px in zip(pairs, body_px):
+                if not np.isfinite(person.seen.joints_px).all():
+                    track.body_px = px
+        return body_px
 
     def _smooth(
         self, now: float, rows: NDArray[np.intp], root: Float, rotations: Float
@@ -284,10 +288,13 @@ class Follower:
 
     def _show(
         self, frame: Frame, pairs: list[tuple[Track, Person3D]], rows: NDArray[np.intp],
-        root: Float, rotations: Float, offsets: Float,
+        root: Float, rotations: Float, offsets: Float, body_px: Float,
     ) -> list[tuple[Track, TrackedPerson]]:  # fmt: skip
         now = frame.time_s
         px = np.array([p.seen.joints_px for _, p in pairs], float)
+        confidence = np.array([p.seen.confidence for _, p in pairs])
+        astray = off_body(px, body_px)
+        px[astray], confidence[astray] = np.nan, 0
         size = np.array([t.size_px for t, _ in pairs])[:, None, None]
         if self._pixels is not None:
             px = self._pixels(px, now, rows, unit=size)
@@ -297,7 +304,6 @@ class Follower:
         else:
             rotations, points = self._feet.plant(rows, root, rotations, offsets, now)
             joints = points[:, :_J]
-        confidence = np.array([p.seen.confidence for _, p in pairs])
         seen = shown_joints(confidence)
         self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])
         state = joint_states(seen, now - self._joint_time[rows] <= self.config.max_gap_s)

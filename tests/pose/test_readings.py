@@ -12,7 +12,7 @@ from manypose.models.lifter_runtime import load_lifter
 from manypose.pose.detector import Detector, heatmap_front_end
 from manypose.pose.estimator import Follower, FollowerConfig
 from manypose.pose.lifting import LiftingConfig, lift
-from manypose.pose.readings import sane
+from manypose.pose.readings import off_body, sane
 from manypose.pose.records import Detections, Frame, Person2D, unlifted
 
 
@@ -68,3 +68,37 @@ def test_nobody_is_shown_unlifted():
     assert sane(left) == left
     assert not left[0].lifted
     assert not Follower(FollowerConfig(still=True))(Detections(frame, tuple(left))).people
+
+
+def test_a_joint_that_the_body_contradicts_is_not_shown_as_seen(crowd):
+    """The body stays where it is, the joint comes back with the next frame."""
+    frames, find = crowd
+    follower = Follower(lift=functools.partial(lift, lifter=load_lifter()))
+    wrist, shown = 9, []
+    for frame, found in zip(frames, find(frames), strict=True):
+        people = [dataclasses.replace(p, joints_px=p.joints_px.copy()) for p in found.people]
+        if frame.index == 3:
+            for p in people:
+                p.joints_px[wrist] += np.ptp(p.joints_px[p.confidence > 0], axis=0).max()
+        shown.append(follower(Detections(frame, tuple(unlifted(p) for p in people), {})).people)
+    before, there, after = ({p.track_id: p for p in people} for people in shown[2:])
+    both = [n for n in before if n in after and before[n].confidence[wrist] > 0]
+    assert len(both) >= 8
+    for n in both:
+        one, other = before[n], there[n]
+        assert other.confidence[wrist] == 0
+        assert np.isnan(other.joints_px[wrist]).all()
+        assert (np.delete(other.confidence, wrist) > 0).sum() >= 10
+        assert np.linalg.norm(other.joints_m - one.joints_m, axis=-1).mean() < 0.1
+        assert after[n].confidence[wrist] > 0
+
+
+def test_where_half_of_the_joints_are_away_nothing_is_said():
+    body = np.random.default_rng(0).uniform(0, 100, (1, 20, 2))
+    read = body.copy()
+    read[0, :9] += 50
+    assert off_body(read, body)[0].tolist() == [True] * 9 + [False] * 11
+    read[0, 9] += 50
+    assert not off_body(read, body).any()
+    assert not off_body(read, np.full_like(body, np.nan)).any()
+    assert not off_body(np.full_like(body, np.nan), body).any()

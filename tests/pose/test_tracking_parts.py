@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,8 @@ import pytest
 
 from manypose.app.finder import _packed, _unpacked
 from manypose.app.journal import normalised
+from manypose.models.lifter_runtime import load_lifter
+from manypose.pose import lifting
 from manypose.pose.estimator import Follower, FollowerConfig
 from manypose.pose.records import Detections, Person2D, Person3D
 from manypose.pose.tracking_memory import Track, TrackingConfig
@@ -102,12 +105,7 @@ def crossing():
 
 
 def test_legs_read_for_another_are_shown_on_whom_they_belong_to(crossing):
-    def lift(people, camera, up=None):
-        """Everybody stands 4 m away: this test looks at the picture alone."""
-        rays = camera.image_to_rays(np.stack([p.joints_px[19] for p in people]))
-        return [replace(crossing[0][0].people[0], seen=p, root_m=4 * r)
-                for p, r in zip(people, rays)]  # fmt: skip
-
+    lift = functools.partial(lifting.lift, lifter=load_lifter())
     follower = Follower(FollowerConfig(filter="off"), lift)
     right = shown = 0
     for true, read in zip(*crossing):
