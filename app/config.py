@@ -82,7 +82,7 @@ class FilterConfig:
     """How motion is smoothed."""
 
     preset: str = "normal"
-    smooth: str = "none"
+    smooth: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ _ONE_OF: dict[str, tuple[str, ...]] = {
     "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
     "model.long_shots": ("recorded", "always", "never"),
     "filter.preset": ("steady", "normal", "fast", "off"),
-    "filter.smooth": ("none", "butterworth", "kalman"),
+    "filter.smooth": ("auto", "none", "adaptive", "butterworth", "kalman"),
 }  # fmt: skip
 _RANGE: dict[str, tuple[float, float]] = {
     "source.fps": (0, 1000),

@@ -30,7 +30,11 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "people.max": ("--max-people", "N", "people reported at most in one frame"),
     "fit.height_m": ("--height", "M", "true body height in metres"),
     "filter.preset": ("--filter", "NAME", "steady, normal, fast, off"),
-    "filter.smooth": ("--smooth", "NAME", "none, butterworth, kalman: recordings, without delay"),
+    "filter.smooth": (
+        "--smooth",
+        "NAME",
+        "auto, none, adaptive, butterworth, kalman: recordings, without delay",
+    ),
     "output.formats": ("--format", "LIST", "npz,csv,jsonl,coco"),
     "output.video": ("--video", "", "also write overlay.mp4"),
     "output.export": ("--export", "LIST", "further formats after the run: bvh,trc,..."),

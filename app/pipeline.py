@@ -57,10 +57,12 @@ class Engine:
 def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:
     """Return the settings of the Follower; still: every picture on its own.
 
-    Where the results are smoothed afterwards the live filter would only add its delay.
+    Where 3D is smoothed afterwards (`run` has decided so by now) the live filter would only add its
+    delay to it.
     """
     return FollowerConfig(
-        filter=config.filter.preset if config.filter.smooth == "none" else "off",
+        filter=config.filter.preset,
+        only_pixels=config.filter.smooth not in ("auto", "none"),
         height_m=config.fit.height_m or None,
         lock_bones_after=config.fit.lock_bones_after,
         max_gap_s=config.people.max_gap_s,

@@ -29,6 +29,10 @@ _FILES = {
 }  # fmt: skip
 IN_3D = ("npz", "csv", "jsonl")  # the files that hold positions
 EVERY = tuple(_FILES)
+# Of meta.json alone: equal results give equal bytes, whenever and wherever they were made.
+_OF_THE_RUN = (
+    "status", "summary", "exports", "command", "created", "engine", "stage_ms", "up", "versions",
+)  # fmt: skip
 
 
 def write_run(stored: Run, folder: Path, names: Sequence[str]) -> None:
@@ -43,7 +47,7 @@ def write_run(stored: Run, folder: Path, names: Sequence[str]) -> None:
     if not in_place and (folder / "meta.json").exists():
         raise OutputError(f"{folder}: holds another run; choose a new folder with -o.")
     folder.mkdir(parents=True, exist_ok=True)
-    meta = {k: v for k, v in stored.meta.items() if k not in ("status", "summary", "exports")}
+    meta = {k: v for k, v in stored.meta.items() if k not in _OF_THE_RUN}
     there = [name for name, file in _FILES.items() if (stored.folder / file).is_file()]
     wanted = [name for name in there if name in names]
     if not set(there) & set(IN_3D):
@@ -68,7 +72,7 @@ def write_native(stored: Run, folder: Path, name: str) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        meta = {k: v for k, v in stored.meta.items() if k not in ("status", "summary", "exports")}
+        meta = {k: v for k, v in stored.meta.items() if k not in _OF_THE_RUN}
         _write(stored, WRITERS[name](folder, meta))
     return path
 

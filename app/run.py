@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manypose.app.config import Config, nearest
+from manypose.app.config import Config, FilterConfig, nearest
 from manypose.app.finder import FRAMES_MIN, with_finder
 from manypose.app.folder import results_in
 from manypose.app.formats import WRITERS
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     _check_formats(config)
     if args.output == "-":
         return _to_stdout(args, config)
+    undecided, config = config, _decided(config, args)
     inputs = plan(args.inputs, Path(args.output))
     if not (args.overwrite or args.resume):
         _refuse_existing(inputs)
@@ -108,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
             progress.start(Path(one.address).name, number, len(inputs))
             try:
                 source = open_source(one.address, config)
+                asked = for_live(undecided) if source.live else config
                 if source.live not in engines:
-                    asked = for_live(config) if source.live else config
                     engines[source.live] = with_finder(
                         _loaded(source, asked, still=args.still), load_detector, asked
                     )
@@ -120,8 +121,8 @@ def run(args: argparse.Namespace) -> int:
                 # With --video most of the work is drawing and encoding, and memory is short.
                 if engine.finder is not None and long and not config.output.video:
                     engine.finder.start()
-                summary = process(_job(one, config, args, tellers), source, engine)
-                _smooth(summary, config)
+                summary = process(_job(one, asked, args, tellers), source, engine)
+                _smooth(summary, asked)
                 summary = _exported(summary, config)
             except ManyposeError as error:
                 if not engines and error.exit_code in (2, 5):
@@ -219,10 +220,25 @@ def _refuse_existing(inputs: Sequence[Input]) -> None:
         )
 
 
+def _decided(config: Config, args: argparse.Namespace) -> Config:
+    """Return the settings with `filter.smooth` decided for recordings.
+
+    By default they are smoothed when they are whole; not where somebody wants the results at once,
+    where there is no file to smooth, or where another live filter than the usual one is asked for.
+    """
+    if config.filter.smooth != "auto":
+        return config
+    waiting = args.vmc or args.osc or args.udp or args.websocket or args.still
+    stored = {"npz", "jsonl"} & set(config.output.formats)
+    whole = stored and not waiting and config.filter.preset == FilterConfig().preset
+    filter_ = dataclasses.replace(config.filter, smooth="adaptive" if whole else "none")
+    return dataclasses.replace(config, filter=filter_)
+
+
 def _smooth(summary: Summary, config: Config) -> None:
-    """Smooth the written results of a finished recording, once."""
+    """Smooth the written results of a recording, once."""
     how = config.filter.smooth
-    if how == "none" or summary.status not in ("ok", "partial", "done"):
+    if how in ("auto", "none") or summary.status == "failed":
         return
     from manypose.app.formats.reading import load_run
     from manypose.app.rewrite import IN_3D, write_run
@@ -232,7 +248,7 @@ def _smooth(summary: Summary, config: Config) -> None:
         log.warning("--smooth: needs npz or jsonl among the formats; nothing was smoothed")
         return
     stored = load_run(Path(summary.folder))
-    if "smooth" not in stored.meta:
+    if "smooth" not in stored.meta and not stored.meta.get("still"):
         write_run(smooth_run(stored, how), stored.folder, IN_3D)
 
 
@@ -323,7 +339,7 @@ def _table(summaries: Sequence[Summary]) -> None:
 
 def _to_stdout(args: argparse.Namespace, config: Config) -> int:
     """Write one JSON object for each frame of a single source to stdout, as it comes."""
-    if config.filter.smooth != "none":
+    if config.filter.smooth not in ("auto", "none"):
         raise UsageError("--smooth needs the whole recording; with -o - take --filter instead")
     if len(args.inputs) != 1:
         raise UsageError("-o - takes exactly one input")

@@ -1,7 +1,8 @@
 """Zero-phase smoothing of recorded tracks: what no live filter can do, since it knows the future.
 
 Positions are smoothed joint by joint with their true times; then every bone gets back the length
-it had, so that bodies stay rigid. Gaps are never bridged. The methods are those of `pose.filters`.
+it had, so that bodies stay rigid. Gaps are never bridged. The methods are those of `pose.filters`
+and, adaptive, `pose.whittaker`.
 """
 
 from __future__ import annotations
@@ -13,33 +14,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.app.formats.reading import Run
-from manypose.pose import filters, metrics
+from manypose.pose import angles, filters, metrics, skeleton, whittaker
 from manypose.pose.joints import PARENT, ROOT, TOPOLOGICAL
 
 Float = NDArray[np.floating[Any]]
 
-METHODS = ("none", "butterworth", "kalman")
+METHODS = ("none", "adaptive", "butterworth", "kalman")
 _CUTOFF_HZ = 6.0  # of walking and most sports in the literature (Winter 2009)
 # What the fit leaves: errors of a frame (m), and how fast people change their speed (m/s^2).
 _NOISE_M, _ACCELERATION = 0.012, 8.0
+# Of adaptive smoothing. Errors last for several frames: the curve is told of more noise than
+# neighbours differ by, within limits (m; of rotations, half of rad). Depth is twice as noisy. The
+# acceleration of what rests (m/s^2; rotations: of limbs of 0.3 m), and its growth with speed (1/s).
+_NOISE_FACTOR, _NOISE_LIMITS_M, _NOISE_LIMITS_TURN = 12.0, (0.015, 0.15), (0.02, 0.25)
+_DEPTH = np.array([1.0, 1.0, 2.0])
+_REST_M_S2, _REST_TURN, _GROWTH = 0.5, 0.8, 14.0
 _UP = [p if p >= 0 else j for j, p in enumerate(PARENT)]
 
 
 def smooth_joints(joints_m: Float, times_s: Float, how: str) -> Float:
     """Return the joints (T, J, 3) of one person smoothed, bones as long as before; NaN stays NaN.
 
-    how: "butterworth" or "kalman".
+    how: "adaptive", "butterworth" or "kalman".
     """
-    before = np.asarray(joints_m, float)
-    if how == "butterworth":
+    before = np.array(joints_m, float)
+    out: Float
+    if how == "adaptive":
+        out = _adapted(before, times_s)
+    elif how == "butterworth":
         out = filters.butterworth(before, times_s, _CUTOFF_HZ)
     elif how == "kalman":
         out = filters.kalman_smooth(before, times_s, _NOISE_M, _ACCELERATION)
         out = np.where(np.isfinite(before), out, np.nan)
     else:
-        raise ValueError(f"smooth_joints: {how!r}, wanted butterworth or kalman")
+        raise ValueError(f"smooth_joints: {how!r}, wanted one of {METHODS[1:]}")
     rigid = metrics.with_true_bones(out, before, _UP, TOPOLOGICAL)
     return np.where(np.isfinite(rigid), rigid, out)  # beyond a missing joint: as smoothed
+
+
+def _adapted(joints_m: Float, times_s: Float) -> Float:
+    """Return joints (T, J, 3) smoothed as far as their noise asks: root, and the rest about it."""
+    own: Float = joints_m - joints_m[:, [ROOT]]
+    own[:, ROOT] = joints_m[:, ROOT]
+    noise = _noise(own, _NOISE_LIMITS_M)
+    own = whittaker.smoothed(own, times_s, noise, _REST_M_S2, _GROWTH, _DEPTH)
+    out = own + own[:, [ROOT]]
+    out[:, ROOT] = own[:, ROOT]
+    return np.asarray(out)
+
+
+def _noise(values: Float, limits: tuple[float, float]) -> float:
+    """Return the noise that adaptive smoothing is told of; the most where nothing can be told."""
+    told = _NOISE_FACTOR * whittaker.noise_of(values)
+    return float(np.clip(told, *limits)) if np.isfinite(told) else limits[1]
 
 
 def smooth_rotations(quat: Float, times_s: Float, how: str) -> Float:
@@ -48,12 +75,35 @@ def smooth_rotations(quat: Float, times_s: Float, how: str) -> Float:
     # q and -q are one rotation: no jumps between them
     turn = np.where((q[1:] * q[:-1]).sum(-1) < 0, -1.0, 1.0)
     q[1:] *= np.cumprod(turn, axis=0)[..., None]
-    if how == "butterworth":
+    if how == "adaptive":
+        noise = _noise(q, _NOISE_LIMITS_TURN)
+        out = whittaker.smoothed(q, times_s, noise, _REST_TURN, _GROWTH)
+    elif how == "butterworth":
         out = filters.butterworth(q, times_s, _CUTOFF_HZ)
     else:
         out = filters.kalman_smooth(q, times_s, 0.03, 25.0)
     out = out / np.linalg.norm(out, axis=-1, keepdims=True)
     return np.asarray(np.where(out[..., 3:] < 0, -out, out))
+
+
+def _agreed(rotations: Float, joints_m: Float, before_m: Float) -> tuple[Float, Float]:
+    """Return rotations (T, J, 4) and joints (T, J, 3) of one body, both smoothed, made to agree.
+
+    The rotations are turned towards the joints, then the joints are where the rotations put them,
+    with the bones they had before.
+    """
+    bones = np.linalg.norm(before_m - before_m[:, _UP], axis=-1)
+    usual = skeleton.AVERAGE_LENGTHS_M.copy()
+    told = np.flatnonzero(np.isfinite(bones).any(0))
+    usual[told] = np.nanmedian(bones[:, told], axis=0)
+    bones = np.where(np.isfinite(bones), bones, usual)
+    rooted = joints_m.copy()
+    lost = np.isnan(rooted[:, ROOT, 0])
+    rooted[lost, ROOT] = 0
+    turned, places = angles.aimed(rotations, skeleton.offsets_m(bones), rooted)
+    places = np.where(np.isfinite(joints_m), places, np.nan)
+    places[lost] = joints_m[lost]
+    return turned, places
 
 
 def smooth_run(stored: Run, how: str) -> Run:
@@ -68,10 +118,13 @@ def smooth_run(stored: Run, how: str) -> Run:
         t = stored.t[stored.row_frame[rows]].astype(float)
         if len(rows) < 3 or (np.diff(t) <= 0).any():
             continue
-        kp3d[rows] = smooth_joints(kp3d[rows], t, how)
-        known = np.isfinite(kp3d[rows, ROOT]).all(-1)
-        root[rows] = np.where(known[:, None], kp3d[rows, ROOT], root[rows])
+        before = kp3d[rows].astype(float)
+        after = smooth_joints(before, t, how)
         if quat is not None and np.isfinite(quat[rows]).all():
-            quat[rows] = smooth_rotations(quat[rows], t, how)
+            turned = smooth_rotations(quat[rows], t, how)
+            quat[rows], after = _agreed(turned, after, before)
+        kp3d[rows] = after
+        pelvis = after[:, ROOT]
+        root[rows] = np.where(np.isfinite(pelvis), pelvis, root[rows])
     meta = {**stored.meta, "smooth": how}
     return dataclasses.replace(stored, kp3d=kp3d, root=root, quat=quat, meta=meta)

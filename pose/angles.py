@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose import skeleton as sk
-from manypose.pose.joints import INDEX, JOINTS
+from manypose.pose.joints import INDEX, JOINTS, ROOT, TOPOLOGICAL
 
 Float = NDArray[np.floating[Any]]
 
@@ -81,6 +81,10 @@ _TRUNK = np.array([_I[name] for name in ("pelvis", "spine", "neck")])
 _STIFF = np.array([_I[n] for n in ("head", "head_top", "r_hand", "l_hand", "r_foot", "l_foot")])
 _HELD = np.array([_I[n] for n in ("neck", "neck", "r_wrist", "l_wrist", "r_ankle", "l_ankle")])
 _ABOVE = np.array([j if q < 0 else q for j, q in enumerate(sk.KINEMATIC_PARENT)])
+_OUTWARDS = TOPOLOGICAL  # a parent of either tree comes first
+# What hangs on each joint, for those that turn against others.
+_HUNG = [[c for c, q in enumerate(sk.KINEMATIC_PARENT) if q == j and j not in _STIFF]
+         for j in range(_J)]  # fmt: skip
 
 
 def rotations_from_joints(joints_m: Float) -> Float:
@@ -103,6 +107,42 @@ def rotations_from_joints(joints_m: Float) -> Float:
     local = frames[:, _ABOVE].swapaxes(-1, -2) @ frames
     local[:, _I["pelvis"]] = pelvis
     return sk.normalised(sk.matrix_to_quaternion(local))
+
+
+def aimed(rotations: Float, offsets: Float, joints_m: Float) -> tuple[Float, Float]:
+    """Return local rotations (N, J, 4) and joints (N, J, 3) of bodies turned towards joints_m.
+
+    Every joint in turn, from the pelvis outwards, is turned as little as needed to bring what hangs
+    on it where joints_m (N, J, 3; NaN: no wish) have it: one bone by the shortest rotation, more
+    by the rotation of the least squares (Kabsch 1976). Twists stay. offsets (N, 26, 3) as from
+    `skeleton.offsets_m`.
+    """
+    _, frames = sk.forward(joints_m[:, ROOT], rotations, offsets)
+    turned, places = frames.copy(), np.empty_like(joints_m)
+    places[:, ROOT] = joints_m[:, ROOT]
+    for j in _OUTWARDS:
+        if j != ROOT:
+            parent = _ABOVE[j]
+            # as it was to its parent, before its own turn
+            turned[:, j] = turned[:, parent] @ frames[:, parent].swapaxes(-1, -2) @ frames[:, j]
+            places[:, j] = places[:, parent] + _times(turned[:, parent], offsets[:, j])
+        hung = _HUNG[j]
+        if len(hung) == 0:
+            continue
+        now = np.einsum("nab,ncb->nca", turned[:, j], offsets[:, hung])
+        wish = joints_m[:, hung] - places[:, j, None]
+        wish = np.where(np.isfinite(wish), wish, now)
+        if len(hung) == 1:
+            a = _unit(now[:, 0], np.array([1.0, 0, 0]))
+            turn = _between(a, _unit(wish[:, 0], a))
+        else:
+            u, _, vt = np.linalg.svd(wish.swapaxes(-1, -2) @ now)
+            u[:, :, 2] *= np.sign(np.linalg.det(u @ vt))[:, None]
+            turn = u @ vt
+        turned[:, j] = turn @ turned[:, j]
+    local = turned[:, _ABOVE].swapaxes(-1, -2) @ turned
+    local[:, ROOT] = turned[:, ROOT]
+    return sk.normalised(sk.matrix_to_quaternion(local)), places
 
 
 # Arms and legs: four joints each, the parent of the first; direction of the bones and axis of the

@@ -44,8 +44,9 @@ _J, _K = len(JOINTS), len(JOINTS_2D)
 class FollowerConfig:
     """Settings of everything that remembers.
 
-    filter: a name in `filters.PRESETS`, or "off". height_m: the true height of the people, None
-    for the average body. lock_bones_after: confident frames after which bone lengths are frozen.
+    filter: a name in `filters.PRESETS`, or "off"; with only_pixels it acts on 2D alone. height_m:
+    the true height of the people, None for the average body. lock_bones_after: confident frames
+    after which bone lengths are frozen.
     max_gap_s: how long a person may be out of sight and be found again by motion. hold_s: how
     long a person out of sight is shown where the motion leads. min_age: frames before a new
     person is shown. min_score: below it, a detection starts no person. still: every frame on its
@@ -53,6 +54,7 @@ class FollowerConfig:
     """
 
     filter: str = "normal"
+    only_pixels: bool = False
     height_m: float | None = None
     lock_bones_after: int = 60
     max_gap_s: float = 1.0
@@ -86,6 +88,7 @@ class Follower:
         rows = slot_count(limits)
         smooth = None if c.still or c.filter == "off" else filters.preset(c.filter)
         self._pixels = filters.OneEuro(rows, (_K, 2), smooth.pixel) if smooth else None
+        smooth = None if c.only_pixels else smooth
         self._across = filters.OneEuro(rows, (2,), smooth.root) if smooth else None
         self._depth = filters.OneEuro(rows, (1,), smooth.depth) if smooth else None
         self._turns = filters.OneEuro(rows, (_J, 4), smooth.angle) if smooth else None

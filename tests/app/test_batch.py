@@ -20,7 +20,7 @@ from made_clips import picture, spoil, write_clip
 from manypose.app import run as run_module
 from manypose.app import shards
 from manypose.app.batch import Batch
-from manypose.app.config import Config, set_value
+from manypose.app.config import Config, FilterConfig, set_value
 from manypose.app.crew import Alone, make_crew
 from manypose.app.inputs import plan
 from manypose.app.main import main
@@ -148,8 +148,8 @@ class Half(Alone):
 def test_what_no_worker_managed_is_done_by_the_run(work: Path) -> None:
     from manypose.app.process import Job, process
 
-    assert main(["run", "in/a.mp4", "-o", "plain"]) == 0
-    config = Config()
+    assert main(["run", "in/a.mp4", "-o", "plain", "--smooth", "none"]) == 0
+    config = Config(filter=FilterConfig(smooth="none"))
     inputs = plan(["in/a.mp4"], Path("half"))
     batch = Batch(
         Half(drawn_engine, config), drawn_engine, config, still=False, resume=False, frames=20

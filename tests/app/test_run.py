@@ -23,7 +23,8 @@ from manypose.app.formats.reading import load_run
 from manypose.app.main import main
 from manypose.app.pipeline import Engine
 from manypose.app.sources import Counts, LiveSource, Source, SourceInfo, open_source
-from manypose.pose.joints import COCO_NAMES, INDEX, JOINTS, JOINTS_2D, MISSING
+from manypose.pose import skeleton as sk
+from manypose.pose.joints import COCO_NAMES, INDEX, JOINTS, JOINTS_2D, MISSING, PARENT, ROOT
 
 HERE = Path(__file__).resolve().parent
 Call = Callable[..., int]
@@ -339,6 +340,27 @@ def test_smooth_rewrites_the_results_once_and_says_so(call: Call) -> None:
     assert call(Path("clip.mp4"), "-o", "out", "--smooth", "kalman", "--resume") == 0
     np.testing.assert_array_equal(load_run(Path("out/clip")).kp3d, again)
     assert call(Path("clip.mp4"), "-o", "-", "--smooth", "kalman") == 2
+
+
+def test_recordings_are_smoothed_unless_somebody_waits(call: Call, tmp_path: Path) -> None:
+    """Positions and rotations of a smoothed run are those of one body, with its bones."""
+    assert call(clip(frames=24), "-o", "out") == 0
+    run = load_run(Path("out/clip"))
+    assert run.meta["smooth"] == "adaptive"
+    assert run.quat is not None
+    whole = np.isfinite(run.kp3d).all((1, 2))
+    assert whole.sum() > 20
+    up = [p if p >= 0 else ROOT for p in PARENT]
+    bones = np.linalg.norm(run.kp3d - run.kp3d[:, up], axis=-1)[whole].astype(float)
+    places, _ = sk.forward(run.root[whole].astype(float), run.quat[whole].astype(float),
+                           sk.offsets_m(bones))  # fmt: skip
+    np.testing.assert_allclose(places[:, :21], run.kp3d[whole], atol=1e-4)
+    assert (np.isfinite(run.kp3d).all(-1) == (run.state != MISSING)).all()
+    for n, words in enumerate((("--filter", "fast"), ("--format", "csv"), ("--still",),
+                               ("--udp", "127.0.0.1:59999"), ("--smooth", "none"))):  # fmt: skip
+        assert call(Path("clip.mp4"), "-o", f"out{n}", *words) == 0
+        meta = json.loads(Path(f"out{n}/clip/meta.json").read_text("utf-8"))
+        assert "smooth" not in meta
 
 
 def test_a_run_reaches_receivers_while_it_goes_on(call: Call) -> None:

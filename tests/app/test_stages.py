@@ -55,7 +55,7 @@ def test_options_that_make_no_sense_are_told(capsys):
     assert main(["eval", "stages", "--mocap", "x.npz"]) != 0
 
 
-@pytest.mark.parametrize("how", ["butterworth", "kalman"])
+@pytest.mark.parametrize("how", smoothing.METHODS[1:])
 def test_smoothing_calms_without_delay_or_stretching_and_respects_gaps(how):
     m = made_people.walkers(1, 4.0)
     true = m.joints_m[:, 0]
@@ -75,11 +75,12 @@ def test_smoothing_calms_without_delay_or_stretching_and_respects_gaps(how):
     assert abs(stage_figures.figures(late, m)["lag_ms"]) < 3
 
 
-def test_rotations_are_smoothed_across_the_change_of_sign():
+@pytest.mark.parametrize("how", smoothing.METHODS[1:])
+def test_rotations_are_smoothed_across_the_change_of_sign(how):
     t = np.arange(60) / 30
     q = sk.exp_map(np.stack([2.0 * t, 0 * t, 0 * t], -1))[:, None]
     q = np.where(q[..., 3:] < 0, -q, q)
-    out = smoothing.smooth_rotations(q, t, "kalman")
+    out = smoothing.smooth_rotations(q, t, how)
     np.testing.assert_allclose(np.abs((out * q).sum(-1)), 1, atol=1e-3)
 
 

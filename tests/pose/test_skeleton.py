@@ -3,7 +3,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from manypose.pose import skeleton as sk
-from manypose.pose.angles import joint_angles, rotations_from_joints
+from manypose.pose.angles import aimed, joint_angles, rotations_from_joints
 from manypose.pose.joints import INDEX, PARENT, ROOT
 
 
@@ -110,6 +110,27 @@ def test_named_angles_are_positive_in_the_named_direction(joint, axis, degrees, 
     assert np.degrees(angles[name][0]) == pytest.approx(degrees, abs=1e-6)
     zero = {k for k in angles if "shoulder" not in k} - {name}
     assert max(abs(float(angles[k][0])) for k in zero) < 1e-6
+
+
+def test_bodies_are_turned_towards_joints_of_another_pose():
+    rng = np.random.default_rng(3)
+    root, q, offsets, lengths = poses(40, rng)
+    change = np.zeros((40, sk.DOF_COUNT))
+    change[:, 3:] = rng.normal(0, 0.15, (40, sk.DOF_COUNT - 3))
+    wish = sk.forward(*sk.step(root, q, change), offsets)[0][:, :21]
+    start = np.linalg.norm(sk.forward(root, q, offsets)[0][:, :21] - wish, axis=-1).mean()
+    turned, places = aimed(q, offsets, wish)
+    assert np.linalg.norm(places - wish, axis=-1).mean() < 0.05 * start
+    again = sk.forward(root, turned, offsets)[0][:, :21]
+    np.testing.assert_allclose(again, places, atol=1e-9)
+    up = [p if p >= 0 else ROOT for p in PARENT]
+    bones = np.linalg.norm(places - places[:, up], axis=-1)
+    np.testing.assert_allclose(np.delete(bones, ROOT, 1), np.delete(lengths, ROOT, 1), atol=1e-9)
+    wish[:, INDEX["l_wrist"]] = np.nan  # no wish: the elbow keeps its own turn
+    turned, places = aimed(q, offsets, wish)
+    assert np.isfinite(turned).all()
+    assert np.isfinite(places).all()
+    np.testing.assert_allclose(turned[:, INDEX["l_elbow"]], q[:, INDEX["l_elbow"]], atol=1e-9)
 
 
 def test_shoulder_angles_of_a_t_pose_and_of_hanging_arms():
