@@ -29,6 +29,8 @@ _NOISE_M, _ACCELERATION = 0.012, 8.0
 _NOISE_FACTOR, _NOISE_LIMITS_M, _NOISE_LIMITS_TURN = 12.0, (0.015, 0.15), (0.02, 0.25)
 _DEPTH = np.array([1.0, 1.0, 2.0])
 _REST_M_S2, _REST_TURN, _GROWTH = 0.5, 0.8, 14.0
+# Rows of a person at once, and so many more before and after, beyond which nothing matters.
+_WINDOW, _MARGIN = 6000, 300
 _UP = [p if p >= 0 else j for j, p in enumerate(PARENT)]
 
 
@@ -109,22 +111,36 @@ def _agreed(rotations: Float, joints_m: Float, before_m: Float) -> tuple[Float, 
 def smooth_run(stored: Run, how: str) -> Run:
     """Return a stored run with everybody's 3D joints and rotations smoothed, person by person.
 
-    2D joints stay as they were found. meta says how it was done.
+    The arrays of `stored` are changed: hours of people would not fit into memory twice. 2D joints
+    stay as they were found. meta says how it was done.
     """
-    kp3d, root = stored.kp3d.copy(), stored.root.copy()
-    quat = None if stored.quat is None else stored.quat.copy()
     for track_id in np.unique(stored.id):
         rows = stored.person(int(track_id))
         t = stored.t[stored.row_frame[rows]].astype(float)
         if len(rows) < 3 or (np.diff(t) <= 0).any():
             continue
-        before = kp3d[rows].astype(float)
-        after = smooth_joints(before, t, how)
-        if quat is not None and np.isfinite(quat[rows]).all():
-            turned = smooth_rotations(quat[rows], t, how)
-            quat[rows], after = _agreed(turned, after, before)
-        kp3d[rows] = after
-        pelvis = after[:, ROOT]
-        root[rows] = np.where(np.isfinite(pelvis), pelvis, root[rows])
-    meta = {**stored.meta, "smooth": how}
-    return dataclasses.replace(stored, kp3d=kp3d, root=root, quat=quat, meta=meta)
+        turns = stored.quat is not None and bool(np.isfinite(stored.quat[rows]).all())
+        seen = np.arange(0)  # rows of the window before, as they were
+        held: list[NDArray[Any]] = []
+        for start in range(0, len(rows), _WINDOW):
+            end = min(start + _WINDOW, len(rows))
+            around = rows[start : end + _MARGIN]
+            joints = np.concatenate([*held[:1], stored.kp3d[around].astype(float)])
+            quat = None
+            if turns and stored.quat is not None:
+                quat = np.concatenate([*held[1:], stored.quat[around]])
+            when = np.concatenate([seen, t[start : end + _MARGIN]])
+            held = [joints[: len(seen) + end - start][-_MARGIN:]]
+            held += [] if quat is None else [quat[: len(seen) + end - start][-_MARGIN:]]
+            after = smooth_joints(joints, when, how)
+            if quat is not None:
+                quat, after = _agreed(smooth_rotations(quat, when, how), after, joints)
+            kept = slice(len(seen), len(seen) + end - start)
+            seen = t[:end][-_MARGIN:]
+            here = rows[start:end]
+            stored.kp3d[here] = after[kept]
+            pelvis = after[kept, ROOT]
+            stored.root[here] = np.where(np.isfinite(pelvis), pelvis, stored.root[here])
+            if quat is not None and stored.quat is not None:
+                stored.quat[here] = quat[kept]
+    return dataclasses.replace(stored, meta={**stored.meta, "smooth": how})

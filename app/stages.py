@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from manypose.app.made_people import captured, clothes, picture, walkers
 from manypose.app.motion import Motion, areas, read_motion
-from manypose.app.smoothing import smooth_joints
+from manypose.app.smoothing import METHODS, smooth_joints
 from manypose.app.stage_figures import Found, figures
 from manypose.calib.camera import Camera
 from manypose.errors import UsageError
@@ -344,7 +344,7 @@ def evaluate(
             settings = dataclasses.replace(known, **changes)
             after[stage] = grown(followed(motion, lifted, camera, settings, seed, lifter), factors)
             rows[stage] = score(after[stage])
-        for how in ("butterworth", "kalman"):
+        for how in METHODS[1:]:
             rows[f"III + {how}"] = score(smoothed(after["+ III"], motion.times_s, how))
         report[name] = rows
     return report

@@ -186,9 +186,9 @@ def by_stage(video: Path, truth: Path, engine: Engine) -> None:
         "reading the maps": stages.single(motion, read),
         "+ Stage II": stages.single(motion, [list(d.people) for d in found]),
     } | {name: followed(motion, found, config, engine) for name, config in settings.items()}
-    rows["Stage III, `--smooth kalman`"] = stages.smoothed(
-        rows["+ Stage III"], motion.times_s, "kalman"
-    )
+    for how in ("kalman", "adaptive"):
+        title = f"Stage III, `--smooth {how}`"
+        rows[title] = stages.smoothed(rows["+ Stage III"], motion.times_s, how)
     for name, stage in rows.items():
         f = {k: v if np.isfinite(v) else None for k, v in figures(stage, motion, 1.0).items()}
         spread = f["bone_spread"]

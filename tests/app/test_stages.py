@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from manypose.app import made_people, smoothing, stage_figures, stages
+from manypose.app.formats.reading import Run
 from manypose.app.main import main
 from manypose.pose import skeleton as sk
-from manypose.pose.joints import INDEX, PARENT
+from manypose.pose.angles import rotations_from_joints
+from manypose.pose.joints import INDEX, PARENT, ROOT
 
 
 def test_walkers_stand_on_feet_that_do_not_slip_and_keep_their_bones():
@@ -82,6 +84,30 @@ def test_rotations_are_smoothed_across_the_change_of_sign(how):
     q = np.where(q[..., 3:] < 0, -q, q)
     out = smoothing.smooth_rotations(q, t, how)
     np.testing.assert_allclose(np.abs((out * q).sum(-1)), 1, atol=1e-3)
+
+
+def test_long_recordings_are_smoothed_window_by_window(monkeypatch, tmp_path):
+    m = made_people.walkers(2, 30.0)
+    rng = np.random.default_rng(0)
+    joints = m.joints_m.reshape(-1, 21, 3) + rng.normal(0, 0.01, (2 * len(m.times_s), 21, 3))
+    count, frames = len(joints), len(m.times_s)
+    done = []
+    for window in (10**6, 350):
+        monkeypatch.setattr(smoothing, "_WINDOW", window)
+        run = Run(
+            tmp_path, {}, m.times_s, np.arange(frames), np.full(frames, 2, np.int32),
+            np.repeat(np.arange(frames, dtype=np.int32), 2), np.arange(count) % 2, np.ones(count),
+            np.zeros((count, 4)), np.zeros((count, 20, 3)), joints.astype(np.float32),
+            np.ones((count, 21), np.uint8), joints[:, ROOT].astype(np.float32),
+            rotations_from_joints(joints).astype(np.float32),
+        )  # fmt: skip
+        done.append(smoothing.smooth_run(run, "adaptive"))
+    one, many = done
+    assert one.meta["smooth"] == "adaptive"
+    assert np.abs(one.kp3d - joints).mean() > 0.003
+    np.testing.assert_allclose(many.kp3d, one.kp3d, atol=4e-3)
+    np.testing.assert_allclose(many.root, one.root, atol=2e-3)
+    np.testing.assert_allclose(np.abs((many.quat * one.quat).sum(-1)), 1, atol=1e-4)
 
 
 def test_who_stands_still_is_shown_standing_still(capsys):
