@@ -2,15 +2,17 @@
 
     python -m tests.centres EMA --val ADDRESS... [--size WxH]
 
-EMA are weights trained with `--weight-centres`. Three ways of making people of the same heat-maps:
+EMA are weights trained with `--weight-centres`. Four ways of making people of the same heat-maps:
 by fields, as shipped; by centres, whose offsets say which peak of each joint is whose; by fields,
-and joints that they left out put where the centre that agrees best with the others says. First with
-the maps of the network, then with perfect ones.
+and joints that they left out put where the centre that agrees best with the others says, or where
+Stage II says, as it does for everybody in the product. First with the maps of the network, then
+with perfect ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,15 +25,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from manypose.calib.camera import Camera
 from manypose.errors import WeightsError
 from manypose.models.heads import StageOne
+from manypose.models.lifter_runtime import load_lifter
 from manypose.models.preprocess import letterbox, size_named
 from manypose.models.train import centres, checkpoints, readers, scores
 from manypose.models.train.packs import Photo, decoded
 from manypose.models.train.student import centre_of
 from manypose.models.train.targets import People
 from manypose.pose.grouping import GroupingConfig, _peaks, group
-from manypose.pose.joints import JOINTS, JOINTS_2D
+from manypose.pose.joints import INDEX, JOINTS, JOINTS_2D
+from manypose.pose.lifting import lift
 from manypose.pose.records import NetworkOutput, Person2D
 
 Floats = NDArray[Any]
@@ -39,16 +44,18 @@ _K = len(JOINTS_2D)
 _CENTRE_MIN = 0.1  # lower cells stand for nobody
 _REACH = 0.25  # of a person's size: so far from where its centre says a peak may lie
 _FAR = 0.3  # a centre whose offsets miss a person's joints by more of its size is not its own
-_LITTLE = 1e-3  # confidence of a joint that only a centre tells
+_LITTLE = 1e-3  # confidence of a joint that only a centre, or Stage II, tells
+LIFT = functools.partial(lift, lifter=load_lifter())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """Maps of one photo with centre heat-map (h, w) and offsets (2 K, h, w) in units."""
+    """Maps of one photo with centre heat-map (h, w) and offsets (2 K, h, w) in units; its camera."""
 
     output: NetworkOutput
     heat: Floats
     offsets: Floats
+    camera: Camera
 
     def pointed(self) -> Floats:
         """Return where every cell says the joints are, (h, w, K, 2) cells."""
@@ -110,9 +117,32 @@ def by_both(a: Answer, config: GroupingConfig) -> list[Person2D]:
     return people
 
 
+def by_lifting(a: Answer, config: GroupingConfig) -> list[Person2D]:
+    """Return the people of the fields, with joints they lack put where Stage II has them."""
+    found = group(a.output, config)
+    people = []
+    for q, lifted in zip(found, LIFT(found, a.camera), strict=True):
+        body = a.camera.camera_to_image(lifted.joints_rel_m + lifted.root_m)
+        told = np.full((_K, 2), np.nan)
+        for k, name in enumerate(JOINTS_2D):
+            if name in INDEX:
+                told[k] = body[INDEX[name]]
+        new = (q.confidence <= 0) & np.isfinite(told).all(-1)
+        points = np.where(new[:, None], told, q.joints_px)
+        people.append(replace(q, joints_px=points, confidence=np.where(new, _LITTLE, q.confidence)))
+    return people
+
+
 WAYS: dict[str, Callable[[Answer, GroupingConfig], list[Person2D]]] = {
     "fields": by_fields, "centres": by_centres, "fields, filled in by centres": by_both,
+    "fields, filled in by Stage II": by_lifting,
 }  # fmt: skip
+
+
+def camera_of(item: Photo) -> Camera:
+    """Return the camera that is guessed for a photo."""
+    height, width = np.asarray(item.picture).shape[:2]
+    return Camera.from_fov(width, height)
 
 
 def of_network(
@@ -126,7 +156,8 @@ def of_network(
             f = net.features(x)
             heat, pafs, _ = (m[0].float().numpy() for m in net.read(f))
             seeds = layer(f)[0].numpy()
-        yield Answer(NetworkOutput(heat.clip(0, 1), pafs, None, to_image), seeds[0], seeds[1:])
+        output = NetworkOutput(heat.clip(0, 1), pafs, None, to_image)
+        yield Answer(output, seeds[0], seeds[1:], camera_of(item))
 
 
 def of_labels(photos: Sequence[Photo], size: tuple[int, int]) -> Iterator[Answer]:
@@ -146,7 +177,7 @@ def of_labels(photos: Sequence[Photo], size: tuple[int, int]) -> Iterator[Answer
             torch.zeros(n, len(JOINTS), 3), torch.zeros(n, len(JOINTS)),
         )  # fmt: skip
         aims = centres.draw(people, (1, h, w))
-        yield Answer(output, aims.heatmap[0, 0].numpy(), aims.offsets[0].numpy())
+        yield Answer(output, aims.heatmap[0, 0].numpy(), aims.offsets[0].numpy(), camera_of(item))
 
 
 def table(photos: Sequence[Photo], answers: Sequence[Answer], title: str) -> list[str]:
