@@ -50,7 +50,7 @@ LIFT = functools.partial(lift, lifter=load_lifter())
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """Maps of one photo with centre heat-map (h, w) and offsets (2 K, h, w) in units; its camera."""
+    """Maps of a photo with centre heat-map (h, w) and offsets (2 K, h, w) in units; its camera."""
 
     output: NetworkOutput
     heat: Floats
