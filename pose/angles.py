@@ -81,9 +81,18 @@ _TRUNK = np.array([_I[name] for name in ("pelvis", "spine", "neck")])
 _STIFF = np.array([_I[n] for n in ("head", "head_top", "r_hand", "l_hand", "r_foot", "l_foot")])
 _HELD = np.array([_I[n] for n in ("neck", "neck", "r_wrist", "l_wrist", "r_ankle", "l_ankle")])
 _ABOVE = np.array([j if q < 0 else q for j, q in enumerate(sk.KINEMATIC_PARENT)])
+# The plane of a bend is trusted the more the larger the bend (sines of 10 and 30 degrees).
+_STRAIGHT, _BENT = 0.17, 0.5
+_HINGES = {
+    _I[d.joint]: (np.array(d.axis), d.low, d.high)
+    for d in sk.DOFS if d.joint[2:] in ("elbow", "knee")
+}  # fmt: skip
+# Joints that turn farther from the rotations than this have passed through no possible body.
+_AIM_MAX_RAD = 0.3
 _OUTWARDS = TOPOLOGICAL  # a parent of either tree comes first
-# What hangs on each joint, for those that turn against others.
-_HUNG = [[c for c, q in enumerate(sk.KINEMATIC_PARENT) if q == j and j not in _STIFF]
+# What hangs on each joint, for those that are aimed: hands and feet are too short to tell.
+_NOT_AIMED = {*_STIFF.tolist(), *(_I[s + n] for s in ("l_", "r_") for n in ("wrist", "ankle"))}
+_HUNG = [[c for c, q in enumerate(sk.KINEMATIC_PARENT) if q == j and j not in _NOT_AIMED]
          for j in range(_J)]  # fmt: skip
 
 
@@ -114,35 +123,75 @@ def aimed(rotations: Float, offsets: Float, joints_m: Float) -> tuple[Float, Flo
 
     Every joint in turn, from the pelvis outwards, is turned as little as needed to bring what hangs
     on it where joints_m (N, J, 3; NaN: no wish) have it: one bone by the shortest rotation, more
-    by the rotation of the least squares (Kabsch 1976). Twists stay. offsets (N, 26, 3) as from
-    `skeleton.offsets_m`.
+    by the rotation of the least squares (Kabsch 1976), never by much. Elbows and knees stay hinges
+    within their limits, and upper arms and thighs twist so that these can bend the right way;
+    wrists and ankles keep their rotations. offsets (N, 26, 3) as from `skeleton.offsets_m`.
     """
     _, frames = sk.forward(joints_m[:, ROOT], rotations, offsets)
     turned, places = frames.copy(), np.empty_like(joints_m)
     places[:, ROOT] = joints_m[:, ROOT]
     for j in _OUTWARDS:
+        above = turned[:, _ABOVE[j]]
         if j != ROOT:
-            parent = _ABOVE[j]
             # as it was to its parent, before its own turn
-            turned[:, j] = turned[:, parent] @ frames[:, parent].swapaxes(-1, -2) @ frames[:, j]
-            places[:, j] = places[:, parent] + _times(turned[:, parent], offsets[:, j])
+            turned[:, j] = above @ frames[:, _ABOVE[j]].swapaxes(-1, -2) @ frames[:, j]
+            places[:, j] = places[:, _ABOVE[j]] + _times(above, offsets[:, j])
         hung = _HUNG[j]
         if len(hung) == 0:
             continue
         now = np.einsum("nab,ncb->nca", turned[:, j], offsets[:, hung])
         wish = joints_m[:, hung] - places[:, j, None]
         wish = np.where(np.isfinite(wish), wish, now)
-        if len(hung) == 1:
+        if j in _HINGES:
+            turned[:, j] = above @ _bent(above, offsets[:, hung[0]], wish[:, 0], *_HINGES[j])
+        elif len(hung) == 1:
             a = _unit(now[:, 0], np.array([1.0, 0, 0]))
-            turn = _between(a, _unit(wish[:, 0], a))
+            turned[:, j] = _little(_between(a, _unit(wish[:, 0], a))) @ turned[:, j]
         else:
             u, _, vt = np.linalg.svd(wish.swapaxes(-1, -2) @ now)
             u[:, :, 2] *= np.sign(np.linalg.det(u @ vt))[:, None]
-            turn = u @ vt
-        turned[:, j] = turn @ turned[:, j]
+            turned[:, j] = _little(u @ vt) @ turned[:, j]
+        if hung[0] in _HINGES:
+            bone = _times(turned[:, j], offsets[:, hung[0]])
+            lower = joints_m[:, _HUNG[hung[0]][0]] - places[:, j] - bone
+            turned[:, j] = _twisted(turned[:, j], bone, lower, *_HINGES[hung[0]])
     local = turned[:, _ABOVE].swapaxes(-1, -2) @ turned
     local[:, ROOT] = turned[:, ROOT]
     return sk.normalised(sk.matrix_to_quaternion(local)), places
+
+
+def _little(turn: Float) -> Float:
+    """Return rotations (N, 3, 3), those by more than `_AIM_MAX_RAD` by this much."""
+    vector = sk.log_map(sk.matrix_to_quaternion(turn))
+    angle = np.sqrt(_dot(vector, vector))
+    short = vector * np.minimum(1, _AIM_MAX_RAD / np.maximum(angle, 1e-9))
+    return sk.quaternion_to_matrix(sk.exp_map(short))
+
+
+def _bent(above: Float, bone: Float, wish: Float, axis: Float, low: float, high: float) -> Float:
+    """Return local rotations (N, 3, 3) of a hinge that bring its bone towards the wish."""
+    straight, across = _times(above, bone), _times(above, axis)
+    angle = np.arctan2(_dot(_cross(straight, wish), across), _dot(straight, wish))
+    return sk.quaternion_to_matrix(sk.exp_map(axis * np.clip(angle, low, high)))
+
+
+def _twisted(
+    frame: Float, bone: Float, lower: Float, axis: Float, low: float, high: float
+) -> Float:
+    """Return frames (N, 3, 3) twisted about their bone so that a hinge at its end bends to `lower`.
+
+    Not where the limb is straight, and the less the straighter it is: there nothing tells.
+    """
+    u = _unit(bone, np.array([1.0, 0, 0]))
+    v = _unit(np.where(np.isfinite(lower), lower, u), u)
+    aside = v - _dot(u, v) * u
+    bend = np.sqrt(_dot(aside, aside))
+    now = _times(frame, axis)
+    side = 1.0 if high > -low else -1.0
+    wanted = side * _cross(u, _unit(aside, side * _cross(now, u)))
+    twist = np.arctan2(_dot(_cross(now, wanted), u), _dot(now, wanted))
+    trust = np.clip((bend - _STRAIGHT) / (_BENT - _STRAIGHT), 0, 1)
+    return np.asarray(sk.quaternion_to_matrix(sk.exp_map(u * (trust * twist))) @ frame)
 
 
 # Arms and legs: four joints each, the parent of the first; direction of the bones and axis of the
@@ -175,8 +224,7 @@ def _limbs(p: Float, parent: Float) -> Float:
     axis = _cross(u, v)
     bend = np.sqrt(_dot(axis, axis))
     straight = _times(near, _LIMB_HINGES)
-    # the plane of the bend is trusted the more the larger the bend (0.17 = 10, 0.5 = 30 degrees)
-    trust = np.clip((bend - 0.17) / 0.33, 0, 1)
+    trust = np.clip((bend - _STRAIGHT) / (_BENT - _STRAIGHT), 0, 1)
     h: Float = trust * _unit(axis, straight) + (1 - trust) * straight
     h = _unit(h - _dot(h, u) * u, straight)
     first = np.stack([u, h, _cross(u, h)], -1) @ _LIMB_AXES
