@@ -240,16 +240,16 @@ def _smooth(summary: Summary, config: Config) -> None:
     how = config.filter.smooth
     if how in ("auto", "none") or summary.status == "failed":
         return
-    from manypose.app.formats.reading import load_run
+    from manypose.app.formats.reading import run_on_disk
     from manypose.app.rewrite import IN_3D, write_run
     from manypose.app.smoothing import smooth_run
 
     if not any(name in ("pose.npz", "pose.jsonl") for name in summary.outputs):
         log.warning("--smooth: needs npz or jsonl among the formats; nothing was smoothed")
         return
-    stored = load_run(Path(summary.folder))
-    if "smooth" not in stored.meta and not stored.meta.get("still"):
-        write_run(smooth_run(stored, how), stored.folder, IN_3D)
+    with run_on_disk(Path(summary.folder)) as stored:
+        if "smooth" not in stored.meta and not stored.meta.get("still"):
+            write_run(smooth_run(stored, how), stored.folder, IN_3D)
 
 
 def _exported(summary: Summary, config: Config) -> Summary:

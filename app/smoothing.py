@@ -111,8 +111,8 @@ def _agreed(rotations: Float, joints_m: Float, before_m: Float) -> tuple[Float, 
 def smooth_run(stored: Run, how: str) -> Run:
     """Return a stored run with everybody's 3D joints and rotations smoothed, person by person.
 
-    The arrays of `stored` are changed: hours of people would not fit into memory twice. 2D joints
-    stay as they were found. meta says how it was done.
+    The arrays of `stored` are changed (`reading.run_on_disk`: hours of people need no memory). 2D
+    joints stay as they were found. meta says how it was done.
     """
     for track_id in np.unique(stored.id):
         rows = stored.person(int(track_id))

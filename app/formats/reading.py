@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "box": ("R", 4), "kp2d": ("R", _K, 3), "kp3d": ("R", _J, 3), "state": ("R", _J),
     "root": ("R", 3),
 }  # fmt: skip
+
+
+_MAPPED_BYTES = 1 << 16  # smaller arrays, or empty ones, are not worth a mapping
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,10 +142,42 @@ def load_run(path: Path | str) -> Run:
     raise SourceError(f"{folder}: no pose.npz or pose.jsonl in this folder; is it a run?")
 
 
-def _from_npz(file: Path, folder: Path) -> Run:
+@contextlib.contextmanager
+def run_on_disk(folder: Path) -> Iterator[Run]:
+    """Yield the run in a folder with arrays that lie in files and may be written to.
+
+    However long the recording, it takes no memory of the process; a run of JSON lines alone does.
+    What is written to the arrays is gone with the context.
+
+    Raises:
+        SourceError: there is no run, or its file is damaged.
+    """
+    file = folder / "pose.npz"
+    if not file.is_file():
+        yield load_run(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="rows.", suffix=".part", dir=folder) as work:
+        try:
+            stored = _from_npz(file, folder, Path(work))
+        except ARCHIVE_DAMAGE as error:
+            raise SourceError(f"{file}: not a whole result file ({error}).") from error
+        yield stored
+
+
+def _taken(archive: Any, key: str, work: Path | None) -> NDArray[Any]:
+    """Return an array of an open archive; in a file of the folder `work`, if one is given."""
+    if work is None:
+        return np.asarray(archive[key])
+    path = Path(archive.zip.extract(f"{key}.npy", work))
+    if path.stat().st_size < _MAPPED_BYTES:
+        return np.asarray(np.load(path, allow_pickle=False))
+    return np.asarray(np.load(path, mmap_mode="r+", allow_pickle=False))
+
+
+def _from_npz(file: Path, folder: Path, work: Path | None = None) -> Run:
     # Opened here: numpy leaves the file open when it is no archive.
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-        data = {key: archive[key] for key in _SHAPES}
+        data = {key: _taken(archive, key, work) for key in _SHAPES}
         names = tuple(str(n) for n in archive["joint_names"])
         names_2d = tuple(str(n) for n in archive["kp2d_names"])
         meta = json.loads(str(archive["meta_json"]))
@@ -150,7 +187,7 @@ def _from_npz(file: Path, folder: Path) -> Run:
     rotations = folder / "rotations.npz"
     if rotations.is_file():
         with rotations.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            quat = archive["quat"]
+            quat = _taken(archive, "quat", work)
         if quat.shape != (len(data["id"]), _J, 4):
             raise ValueError("rotations.npz is of another run")
     return Run(folder, _meta(folder, meta), **_checked(data), quat=quat)
