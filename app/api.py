@@ -53,7 +53,8 @@ def run(
 
     A result has `t` (seconds from the first frame), `frame` (picture, index, camera) and `persons`;
     a person has `id`, `score`, `kp3d` (21, 3) m in the camera frame, `kp2d` (20, 3) px and
-    confidence, `state` (21,). Nothing is kept: the caller decides what to remember. The source is
+    confidence, `state` (21,). Nothing is kept: the caller decides what to remember. So recordings
+    come with the live filter, where the command smooths them once they are whole. The source is
     opened with the first result and closed when the iteration ends.
 
     Args:

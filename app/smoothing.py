@@ -119,7 +119,7 @@ def smooth_run(stored: Run, how: str) -> Run:
         t = stored.t[stored.row_frame[rows]].astype(float)
         if len(rows) < 3 or (np.diff(t) <= 0).any():
             continue
-        turns = stored.quat is not None and bool(np.isfinite(stored.quat[rows]).all())
+        turns = stored.quat is not None and bool(np.isfinite(stored.quat[rows, :, 3]).all())
         seen = np.arange(0)  # rows of the window before, as they were
         held: list[NDArray[Any]] = []
         for start in range(0, len(rows), _WINDOW):

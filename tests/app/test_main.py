@@ -197,7 +197,8 @@ def test_rescale_refuses_nonsense(finished: Path, words: list[str]) -> None:
 def test_python_api(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "load_engine", drawn_engine)
     results = list(manypose.run("clip.mp4"))
-    stored = manypose.load("out/clip/pose.npz")
+    assert main(["run", "clip.mp4", "-o", "as_it_came", "--smooth", "none"]) == 0
+    stored = manypose.load("as_it_came/clip/pose.npz")
     assert [r.t for r in results] == pytest.approx(list(stored.t))
     for result, kept in zip(results, stored):
         assert [p.id for p in result.persons] == [p.id for p in kept.persons]
