@@ -29,6 +29,9 @@ class Progress(Protocol):
     def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
         """A frame is done."""
 
+    def smoothing(self, done: int, total: int) -> None:
+        """So many frames of the recording at hand are smoothed and written anew."""
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -87,6 +90,7 @@ class Bar:
             transient=True,
         )
         self._task: Any = None
+        self._text = ""
         self._rate = Rate()
 
     def __enter__(self) -> Bar:
@@ -99,6 +103,7 @@ class Bar:
             self._bar.remove_task(self._task)
         self._rate = Rate()
         text = name if count == 1 else f"{number}/{count} {name}"
+        self._text = text
         self._task = self._bar.add_task(text, total=None, whole="?", rate=0.0)
 
     def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
@@ -112,6 +117,16 @@ class Bar:
             whole=frames or "?",
             rate=self._rate.per_second(),
         )
+
+    def smoothing(self, done: int, total: int) -> None:
+        """Begin the bar again, for the smoothing, and move it on."""
+        if not done:
+            self._rate = Rate()
+        self._rate.mark(done)
+        self._bar.update(
+            self._task, description=f"{self._text}, smoothing", completed=done, total=total,
+            whole=total, rate=self._rate.per_second(),
+        )  # fmt: skip
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
@@ -127,6 +142,7 @@ class Lines:
         self._style = style
         self._every_s = every_s
         self._name = ""
+        self._smoothing = False
         self._rate = Rate()
         self._meter = Meter()
         self._done = 0
@@ -147,6 +163,7 @@ class Lines:
         """Begin an input."""
         with self._lock:
             self._name, self._source, self._done = name, None, 0
+            self._smoothing = False
             self._rate, self._meter = Rate(), Meter()
         if self._style == "json":
             self._say({"event": "start", "input": name, "number": number, "count": count})
@@ -164,6 +181,14 @@ class Lines:
             self._meter.source(counts.read, lost)
             self._meter.done(len(result.people))
             self._meter.shown(tally.captured_s + result.frame.time_s)
+
+    def smoothing(self, done: int, total: int) -> None:
+        """Count frames from the beginning, of the smoothing."""
+        with self._lock:
+            if not done:
+                self._rate = Rate()
+            self._smoothing, self._done, self._expected = True, done, total
+            self._rate.mark(done)
 
     def _work(self) -> None:
         while not self._ending.wait(self._every_s):
@@ -183,7 +208,7 @@ class Lines:
             left_s = self._rate.left_s(self._done, frames)
             self._say(
                 {
-                    "event": "progress",
+                    "event": "smoothing" if self._smoothing else "progress",
                     "input": self._name,
                     "frame": self._done,
                     "frames": frames,
@@ -192,7 +217,8 @@ class Lines:
                 }
             )
         else:
-            sys.stderr.write(f"{self._name}: {self._text(self._done, frames)}\n")
+            what = ", smoothing" if self._smoothing else ""
+            sys.stderr.write(f"{self._name}{what}: {self._text(self._done, frames)}\n")
 
     def _text(self, done: int, total: int | None) -> str:
         left_s = self._rate.left_s(done, total)

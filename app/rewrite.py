@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from manypose.app.export import export_run
 from manypose.app.exports import Options, made_in
 from manypose.app.folder import remove_overlay
-from manypose.app.formats import WRITERS, Writer
+from manypose.app.formats import WRITERS
 from manypose.app.formats.events import EventsWriter
 from manypose.app.formats.part import cannot_write, write_json
 from manypose.app.formats.reading import Run, StoredFrame, load_run
@@ -29,16 +29,20 @@ _FILES = {
 }  # fmt: skip
 IN_3D = ("npz", "csv", "jsonl")  # the files that hold positions
 EVERY = tuple(_FILES)
+_TELL_FRAMES = 500
 # Of meta.json alone: equal results give equal bytes, whenever and wherever they were made.
 _OF_THE_RUN = (
     "status", "summary", "exports", "command", "created", "engine", "stage_ms", "up", "versions",
 )  # fmt: skip
 
 
-def write_run(stored: Run, folder: Path, names: Sequence[str]) -> None:
+def write_run(
+    stored: Run, folder: Path, names: Sequence[str], tell: Callable[[float], None] | None = None
+) -> None:
     """Write a run into a folder, each file whole or not at all: its own files of these names.
 
-    Files of the run that are not among the names are copied as they are into another folder.
+    Files of the run that are not among the names are copied as they are into another folder. tell
+    is told now and then how much is written, in [0, 1].
 
     Raises:
         OutputError: the folder is that of another run, or cannot be written.
@@ -52,8 +56,12 @@ def write_run(stored: Run, folder: Path, names: Sequence[str]) -> None:
     wanted = [name for name in there if name in names]
     if not set(there) & set(IN_3D):
         wanted.append("npz")
-    for name in wanted:
-        _write(stored, _MAKERS[name](folder, meta))
+    for n, name in enumerate(wanted):
+        with _MAKERS[name](folder, meta) as writer:
+            for k, one in enumerate(stored):
+                writer.write(_result(one, _NO_PICTURE))
+                if tell is not None and k % _TELL_FRAMES == 0:
+                    tell((n + k / len(stored)) / len(wanted))
     if not in_place:
         for name in set(there) - set(wanted):
             (folder / _FILES[name]).write_bytes((stored.folder / _FILES[name]).read_bytes())
@@ -73,14 +81,10 @@ def write_native(stored: Run, folder: Path, name: str) -> Path:
         except OSError as error:
             raise cannot_write(folder, error) from error
         meta = {k: v for k, v in stored.meta.items() if k not in _OF_THE_RUN}
-        _write(stored, WRITERS[name](folder, meta))
+        with WRITERS[name](folder, meta) as writer:
+            for one in stored:
+                writer.write(_result(one, _NO_PICTURE))
     return path
-
-
-def _write(stored: Run, writer: Writer) -> None:
-    with writer:
-        for one in stored:
-            writer.write(_result(one, _NO_PICTURE))
 
 
 def refresh(folder: Path) -> None:

@@ -22,7 +22,7 @@ from manypose.app.inputs import Input, plan
 from manypose.app.options import add_settings, add_streams, settings
 from manypose.app.pipeline import Engine, for_live, load_detector, load_engine
 from manypose.app.process import Job, Summary, Tally, process
-from manypose.app.progress import make_progress
+from manypose.app.progress import Progress, make_progress
 from manypose.app.remembered import remember
 from manypose.app.sources import Source, open_source, threads_lent
 from manypose.app.stream import Stream, streaming
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 if engine.finder is not None and long and not config.output.video:
                     engine.finder.start()
                 summary = process(_job(one, asked, args, tellers), source, engine)
-                _smooth(summary, asked)
+                _smooth(summary, asked, progress)
                 summary = _exported(summary, config)
             except ManyposeError as error:
                 if not engines and error.exit_code in (2, 5):
@@ -235,7 +235,7 @@ def _decided(config: Config, args: argparse.Namespace) -> Config:
     return dataclasses.replace(config, filter=filter_)
 
 
-def _smooth(summary: Summary, config: Config) -> None:
+def _smooth(summary: Summary, config: Config, progress: Progress) -> None:
     """Smooth the written results of a recording, once."""
     how = config.filter.smooth
     if how in ("auto", "none") or summary.status == "failed":
@@ -248,8 +248,16 @@ def _smooth(summary: Summary, config: Config) -> None:
         log.warning("--smooth: needs npz or jsonl among the formats; nothing was smoothed")
         return
     with run_on_disk(Path(summary.folder)) as stored:
-        if "smooth" not in stored.meta and not stored.meta.get("still"):
-            write_run(smooth_run(stored, how), stored.folder, IN_3D)
+        if "smooth" in stored.meta or stored.meta.get("still"):
+            return
+        frames = len(stored)
+
+        def tell(share: float) -> None:
+            progress.smoothing(round(share * frames), frames)
+
+        tell(0.0)
+        calm = smooth_run(stored, how, lambda share: tell(share / 2))
+        write_run(calm, stored.folder, IN_3D, lambda share: tell((1 + share) / 2))
 
 
 def _exported(summary: Summary, config: Config) -> Summary:

@@ -8,6 +8,7 @@ and, adaptive, `pose.whittaker`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,12 +109,14 @@ def _agreed(rotations: Float, joints_m: Float, before_m: Float) -> tuple[Float, 
     return turned, places
 
 
-def smooth_run(stored: Run, how: str) -> Run:
+def smooth_run(stored: Run, how: str, tell: Callable[[float], None] | None = None) -> Run:
     """Return a stored run with everybody's 3D joints and rotations smoothed, person by person.
 
     The arrays of `stored` are changed (`reading.run_on_disk`: hours of people need no memory). 2D
-    joints stay as they were found. meta says how it was done.
+    joints stay as they were found. meta says how it was done. tell is told how much is done, in
+    [0, 1].
     """
+    done = 0
     for track_id in np.unique(stored.id):
         rows = stored.person(int(track_id))
         t = stored.t[stored.row_frame[rows]].astype(float)
@@ -143,4 +146,7 @@ def smooth_run(stored: Run, how: str) -> Run:
             stored.root[here] = np.where(np.isfinite(pelvis), pelvis, stored.root[here])
             if quat is not None and stored.quat is not None:
                 stored.quat[here] = quat[kept]
+            done += len(here)
+            if tell is not None:
+                tell(done / len(stored.id))
     return dataclasses.replace(stored, meta={**stored.meta, "smooth": how})

@@ -85,3 +85,27 @@ def test_memory_counts_the_processes_that_were_begun() -> None:
     assert before is not None
     assert with_child is not None
     assert with_child - before > 50
+
+
+def test_the_smoothing_of_a_recording_counts_from_the_beginning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for style in ("plain", "json"):
+        with (
+            LiveSource(
+                SourceInfo("film", "film.mp4", "file"), lambda live: iter(()), Counts()
+            ) as film,
+            Lines(style, every_s=0.05) as lines,
+        ):
+            film.live = False
+            lines.start("film", 1, 1)
+            tally = Tally()
+            frame = Frame(np.zeros((48, 64, 3), np.uint8), 0.0, 0, CAMERA)
+            tally.add(FrameResult(frame, ()), recalled=False)
+            lines.step(FrameResult(frame, ()), tally, film)
+            for done in (0, 30, 60):
+                lines.smoothing(done, 90)
+                time.sleep(0.15)
+        told = capsys.readouterr().err
+        assert ("film, smoothing: 60 of 90 frames" in told) == (style == "plain")
+        assert ('"event": "smoothing"' in told) == (style == "json")
