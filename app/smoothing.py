@@ -32,6 +32,7 @@ _DEPTH = np.array([1.0, 1.0, 2.0])
 _REST_M_S2, _REST_TURN, _GROWTH = 0.5, 0.8, 14.0
 # Rows of a person at once, and so many more before and after, beyond which nothing matters.
 _WINDOW, _MARGIN = 6000, 300
+_AT_ONCE = 500
 _UP = [p if p >= 0 else j for j, p in enumerate(PARENT)]
 
 
@@ -103,7 +104,11 @@ def _agreed(rotations: Float, joints_m: Float, before_m: Float) -> tuple[Float, 
     rooted = joints_m.copy()
     lost = np.isnan(rooted[:, ROOT, 0])
     rooted[lost, ROOT] = 0
-    turned, places = angles.aimed(rotations, skeleton.offsets_m(bones), rooted)
+    turned, places = np.empty_like(rotations), np.empty_like(rooted)
+    for start in range(0, len(rooted), _AT_ONCE):  # frames of all joints are large
+        some = slice(start, start + _AT_ONCE)
+        offsets = skeleton.offsets_m(bones[some])
+        turned[some], places[some] = angles.aimed(rotations[some], offsets, rooted[some])
     places = np.where(np.isfinite(joints_m), places, np.nan)
     places[lost] = joints_m[lost]
     return turned, places
