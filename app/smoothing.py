@@ -117,9 +117,9 @@ def _agreed(rotations: Float, joints_m: Float, before_m: Float) -> tuple[Float, 
 def smooth_run(stored: Run, how: str, tell: Callable[[float], None] | None = None) -> Run:
     """Return a stored run with everybody's 3D joints and rotations smoothed, person by person.
 
-    The arrays of `stored` are changed (`reading.run_on_disk`: hours of people need no memory). 2D
-    joints stay as they were found. meta says how it was done. tell is told how much is done, in
-    [0, 1].
+    The arrays of `stored` are changed (`reading.run_on_disk`: hours of people need little memory).
+    2D joints stay as they were found. meta says how it was done. tell is told how much is done,
+    in [0, 1].
     """
     done = 0
     for track_id in np.unique(stored.id):
@@ -127,30 +127,26 @@ def smooth_run(stored: Run, how: str, tell: Callable[[float], None] | None = Non
         t = stored.t[stored.row_frame[rows]].astype(float)
         if len(rows) < 3 or (np.diff(t) <= 0).any():
             continue
-        turns = stored.quat is not None and bool(np.isfinite(stored.quat[rows, :, 3]).all())
-        seen = np.arange(0)  # rows of the window before, as they were
-        held: list[NDArray[Any]] = []
+        quats = stored.quat
+        if quats is not None and not np.isfinite(quats[rows, :, 3]).all():
+            quats = None
+        behind = np.arange(0)  # rows of the window before
+        joints = np.empty((0, len(PARENT), 3))  # as they were before they were smoothed
+        turns = np.empty((0, len(PARENT), 4))
         for start in range(0, len(rows), _WINDOW):
-            end = min(start + _WINDOW, len(rows))
-            around = rows[start : end + _MARGIN]
-            joints = np.concatenate([*held[:1], stored.kp3d[around].astype(float)])
-            quat = None
-            if turns and stored.quat is not None:
-                quat = np.concatenate([*held[1:], stored.quat[around]])
-            when = np.concatenate([seen, t[start : end + _MARGIN]])
-            held = [joints[: len(seen) + end - start][-_MARGIN:]]
-            held += [] if quat is None else [quat[: len(seen) + end - start][-_MARGIN:]]
-            after = smooth_joints(joints, when, how)
-            if quat is not None:
-                quat, after = _agreed(smooth_rotations(quat, when, how), after, joints)
-            kept = slice(len(seen), len(seen) + end - start)
-            seen = t[:end][-_MARGIN:]
-            here = rows[start:end]
+            here, ahead = rows[start : start + _WINDOW], rows[start : start + _WINDOW + _MARGIN]
+            kept = slice(len(behind), len(behind) + len(here))
+            times = t[start - len(behind) : start + len(ahead)]
+            joints = np.concatenate([joints[-len(behind) :], stored.kp3d[ahead]], dtype=float)
+            after = smooth_joints(joints, times, how)
+            if quats is not None:
+                turns = np.concatenate([turns[-len(behind) :], quats[ahead]], dtype=float)
+                turned, after = _agreed(smooth_rotations(turns, times, how), after, joints)
+                quats[here] = turned[kept]
             stored.kp3d[here] = after[kept]
             pelvis = after[kept, ROOT]
             stored.root[here] = np.where(np.isfinite(pelvis), pelvis, stored.root[here])
-            if quat is not None and stored.quat is not None:
-                stored.quat[here] = quat[kept]
+            joints, turns, behind = joints[: kept.stop], turns[: kept.stop], here[-_MARGIN:]
             done += len(here)
             if tell is not None:
                 tell(done / len(stored.id))

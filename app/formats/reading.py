@@ -146,8 +146,8 @@ def load_run(path: Path | str) -> Run:
 def run_on_disk(folder: Path) -> Iterator[Run]:
     """Yield the run in a folder with arrays that lie in files and may be written to.
 
-    However long the recording, it takes no memory of the process; a run of JSON lines alone does.
-    What is written to the arrays is gone with the context.
+    However long the recording, it takes little memory of the process; a run of JSON lines alone
+    takes as much as `load_run`. What is written to the arrays is gone with the context.
 
     Raises:
         SourceError: there is no run, or its file is damaged.
