@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.errors import SourceError, UsageError
-from manypose.models.train import lifted, pseudo, readers3d
+from manypose.models.train import lifted, pasted, pseudo, readers3d
 from manypose.models.train.packs import (
     MANIFEST,
     Photo,
@@ -242,7 +242,7 @@ READERS: dict[str, Callable[[Path, Options], Iterator[Photo]]] = {
     "muco": readers3d.muco,
     "folder": folder,
 }
-_EVERYWHERE = ("share", "limit", "skip", "lift")
+_EVERYWHERE = ("share", "limit", "skip", "lift", "paste")
 
 
 def parse(address: str) -> tuple[str, Path, dict[str, str]]:
@@ -267,7 +267,9 @@ def parse(address: str) -> tuple[str, Path, dict[str, str]]:
 
 
 def open_source(address: str) -> Iterator[Photo]:
-    """Yield the photos of an address; `skip` and `limit` count photos, `lift`: see `lifted.add`.
+    """Yield the photos of an address; `skip` and `limit` count photos.
+
+    `lift` and `paste`: see `lifted.add` and `pasted.add`.
 
     Raises:
         UsageError: the address is wrong.
@@ -278,8 +280,10 @@ def open_source(address: str) -> Iterator[Photo]:
     stop = start + int(options["limit"]) if "limit" in options else None
     own = {k: v for k, v in options.items() if k not in _EVERYWHERE}
     try:
-        found = islice(READERS[kind](path, own), start, stop)
-        yield from lifted.add(found, Path(options["lift"])) if "lift" in options else found
+        found: Iterator[Photo] = islice(READERS[kind](path, own), start, stop)
+        if "lift" in options:
+            found = lifted.add(found, Path(options["lift"]))
+        yield from pasted.add(found, Path(options["paste"])) if "paste" in options else found
     except zipfile.BadZipFile as error:
         raise SourceError(f"{path} is damaged ({error}): copy it again") from None
 
