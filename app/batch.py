@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from manypose.app.completion import draws_later
 from manypose.app.config import Config
 from manypose.app.crew import Crew, Load
 from manypose.app.folder import is_done, old_meta
@@ -127,9 +128,10 @@ class Batch:
         with open_source(one.address, self._config) as source:
             first = next(iter(source))
             info = source.info
+            draw = not draws_later(source, self._config)
         header = run_header(info, first.camera, self._config, self.engine)
         old = old_meta(one.folder)
-        if self._resume and is_done(one.folder, old, header, self._config):
+        if self._resume and is_done(one.folder, old, header, self._config, draw=draw):
             return []
         try:
             one.folder.mkdir(parents=True, exist_ok=True)

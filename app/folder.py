@@ -26,18 +26,22 @@ def results_in(folder: Path) -> bool:
     return any((folder / name).exists() for name in names)
 
 
-def is_done(folder: Path, old: Mapping[str, Any], header: dict[str, Any], config: Config) -> bool:
+def is_done(
+    folder: Path, old: Mapping[str, Any], header: dict[str, Any], config: Config, *, draw: bool
+) -> bool:
     """Return whether an earlier, complete run is the very one asked for."""
     whole = old.get("status") in ("ok", "partial")
     same = whole and all(old.get(k) == header.get(k) for k in ("key", "seconds_max"))
-    return same and all(writer.path.exists() for writer in writers_of(folder, header, config))
+    return same and all(
+        writer.path.exists() for writer in writers_of(folder, header, config, draw=draw)
+    )
 
 
-def writers_of(folder: Path, header: dict[str, Any], config: Config) -> list[Writer]:
-    """Return the writers of the files that the settings ask for."""
+def writers_of(folder: Path, header: dict[str, Any], config: Config, *, draw: bool) -> list[Writer]:
+    """Return the writers of the files that the settings ask for; draw: an overlay, too."""
     writers: list[Writer] = [EventsWriter(folder, header)]
     writers += [WRITERS[name](folder, header) for name in config.output.formats]
-    if config.output.video:
+    if config.output.video and draw:
         from manypose.app.formats.video import overlay_writer
 
         writers.append(overlay_writer(folder, header))

@@ -123,7 +123,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One input and where its results go; on_result is told of every frame (progress, health)."""
+    """One input and where its results go; on_result is told of every frame (progress, health).
+
+    draw: write the overlay too, if the settings ask for it.
+    """
 
     address: str
     folder: Path
@@ -131,6 +134,7 @@ class Job:
     resume: bool = False
     seconds_max: float = 0.0
     command: Sequence[str] = ()
+    draw: bool = True
     on_result: Callable[[FrameResult, Tally, Source], None] | None = None
 
 
@@ -254,7 +258,7 @@ class _Process:
         if job.seconds_max:
             self._header["seconds_max"] = job.seconds_max
         old = old_meta(job.folder)
-        if job.resume and is_done(job.folder, old, self._header, job.config):
+        if job.resume and is_done(job.folder, old, self._header, job.config, draw=job.draw):
             raise _DoneBefore
         if job.resume and old.get("status") in ("ok", "partial"):
             log.warning("%s: another source, settings or files: starts anew", job.folder)
@@ -268,7 +272,7 @@ class _Process:
         write_json(job.folder / "meta.json", {**self._header, "status": "running"})
         self._writing = threading.Thread(
             target=self._write,
-            args=(writers_of(job.folder, self._header, job.config),),
+            args=(writers_of(job.folder, self._header, job.config, draw=job.draw),),
             name="write",
             daemon=True,
         )

@@ -29,8 +29,8 @@ class Progress(Protocol):
     def step(self, result: FrameResult, tally: Tally, source: Source) -> None:
         """A frame is done."""
 
-    def smoothing(self, done: int, total: int) -> None:
-        """So many frames of the recording at hand are smoothed and written anew."""
+    def afterwards(self, what: str, done: int, total: int) -> None:
+        """So many frames of the recording at hand are through "smoothing" or "drawing"."""
 
     def __exit__(
         self,
@@ -118,13 +118,13 @@ class Bar:
             rate=self._rate.per_second(),
         )
 
-    def smoothing(self, done: int, total: int) -> None:
-        """Begin the bar again, for the smoothing, and move it on."""
+    def afterwards(self, what: str, done: int, total: int) -> None:
+        """Begin the bar again, for what is done in the end, and move it on."""
         if not done:
             self._rate = Rate()
         self._rate.mark(done)
         self._bar.update(
-            self._task, description=f"{self._text}, smoothing", completed=done, total=total,
+            self._task, description=f"{self._text}, {what}", completed=done, total=total,
             whole=total, rate=self._rate.per_second(),
         )  # fmt: skip
 
@@ -142,7 +142,7 @@ class Lines:
         self._style = style
         self._every_s = every_s
         self._name = ""
-        self._smoothing = False
+        self._afterwards = ""
         self._rate = Rate()
         self._meter = Meter()
         self._done = 0
@@ -163,7 +163,7 @@ class Lines:
         """Begin an input."""
         with self._lock:
             self._name, self._source, self._done = name, None, 0
-            self._smoothing = False
+            self._afterwards = ""
             self._rate, self._meter = Rate(), Meter()
         if self._style == "json":
             self._say({"event": "start", "input": name, "number": number, "count": count})
@@ -182,12 +182,12 @@ class Lines:
             self._meter.done(len(result.people))
             self._meter.shown(tally.captured_s + result.frame.time_s)
 
-    def smoothing(self, done: int, total: int) -> None:
-        """Count frames from the beginning, of the smoothing."""
+    def afterwards(self, what: str, done: int, total: int) -> None:
+        """Count frames from the beginning, of what is done in the end."""
         with self._lock:
             if not done:
                 self._rate = Rate()
-            self._smoothing, self._done, self._expected = True, done, total
+            self._afterwards, self._done, self._expected = what, done, total
             self._rate.mark(done)
 
     def _work(self) -> None:
@@ -208,7 +208,7 @@ class Lines:
             left_s = self._rate.left_s(self._done, frames)
             self._say(
                 {
-                    "event": "smoothing" if self._smoothing else "progress",
+                    "event": self._afterwards or "progress",
                     "input": self._name,
                     "frame": self._done,
                     "frames": frames,
@@ -217,7 +217,7 @@ class Lines:
                 }
             )
         else:
-            what = ", smoothing" if self._smoothing else ""
+            what = f", {self._afterwards}" if self._afterwards else ""
             sys.stderr.write(f"{self._name}{what}: {self._text(self._done, frames)}\n")
 
     def _text(self, done: int, total: int | None) -> str:

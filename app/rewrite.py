@@ -28,6 +28,7 @@ _FILES = {
     "events": "events.jsonl",
 }  # fmt: skip
 IN_3D = ("npz", "csv", "jsonl")  # the files that hold positions
+WITH_JOINTS = (*IN_3D, "coco")
 EVERY = tuple(_FILES)
 _TELL_FRAMES = 500
 # Of meta.json alone: equal results give equal bytes, whenever and wherever they were made.
@@ -59,7 +60,7 @@ def write_run(
     for n, name in enumerate(wanted):
         with _MAKERS[name](folder, meta) as writer:
             for k, one in enumerate(stored):
-                writer.write(_result(one, _NO_PICTURE))
+                writer.write(stored_result(one, _NO_PICTURE))
                 if tell is not None and k % _TELL_FRAMES == 0:
                     tell((n + k / len(stored)) / len(wanted))
     if not in_place:
@@ -83,7 +84,7 @@ def write_native(stored: Run, folder: Path, name: str) -> Path:
         meta = {k: v for k, v in stored.meta.items() if k not in _OF_THE_RUN}
         with WRITERS[name](folder, meta) as writer:
             for one in stored:
-                writer.write(_result(one, _NO_PICTURE))
+                writer.write(stored_result(one, _NO_PICTURE))
     return path
 
 
@@ -119,7 +120,7 @@ def _redrawn(stored: Run) -> bool:
                 image = pictures.at(one.t, one.frame)
                 if image is None:
                     raise OutputError("a picture is missing")
-                video.write(_result(one, image))
+                video.write(stored_result(one, image))
     except ManyposeError:
         return False
     finally:
@@ -127,7 +128,8 @@ def _redrawn(stored: Run) -> bool:
     return True
 
 
-def _result(one: StoredFrame, image: UInt8) -> FrameResult:
+def stored_result(one: StoredFrame, image: UInt8) -> FrameResult:
+    """Return a stored frame as the result it was, with its picture."""
     people = tuple(
         TrackedPerson(p.id, p.score, p.kp2d[:, :2], p.kp2d[:, 2], p.kp3d, p.state, p.box, p.quat)
         for p in one.persons

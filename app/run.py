@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manypose.app.config import Config, FilterConfig, nearest
+from manypose.app.completion import complete, decided, draws_later
+from manypose.app.config import Config, nearest
 from manypose.app.finder import FRAMES_MIN, with_finder
 from manypose.app.folder import results_in
 from manypose.app.formats import WRITERS
@@ -22,7 +23,7 @@ from manypose.app.inputs import Input, plan
 from manypose.app.options import add_settings, add_streams, settings
 from manypose.app.pipeline import Engine, for_live, load_detector, load_engine
 from manypose.app.process import Job, Summary, Tally, process
-from manypose.app.progress import Progress, make_progress
+from manypose.app.progress import make_progress
 from manypose.app.remembered import remember
 from manypose.app.sources import Source, open_source, threads_lent
 from manypose.app.stream import Stream, streaming
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     _check_formats(config)
     if args.output == "-":
         return _to_stdout(args, config)
-    undecided, config = config, _decided(config, args)
+    undecided, config = config, decided(config, args)
     inputs = plan(args.inputs, Path(args.output))
     if not (args.overwrite or args.resume):
         _refuse_existing(inputs)
@@ -119,10 +120,11 @@ def run(args: argparse.Namespace) -> int:
                 engine = engines[source.live]
                 long = source.live or (source.info.frames or 0) >= FRAMES_MIN
                 # With --video most of the work is drawing and encoding, and memory is short.
-                if engine.finder is not None and long and not config.output.video:
+                later = draws_later(source, asked)
+                if engine.finder is not None and long and (later or not config.output.video):
                     engine.finder.start()
-                summary = process(_job(one, asked, args, tellers), source, engine)
-                _smooth(summary, asked, progress)
+                summary = process(_job(one, asked, args, tellers, draw=not later), source, engine)
+                summary = complete(summary, one.address, asked, progress, draw=later)
                 summary = _exported(summary, config)
             except ManyposeError as error:
                 if not engines and error.exit_code in (2, 5):
@@ -181,7 +183,9 @@ def _sending(stream: Stream) -> Teller:
     return lambda result, tally, source: stream.put(result)
 
 
-def _job(one: Input, config: Config, args: argparse.Namespace, tellers: Sequence[Teller]) -> Job:
+def _job(
+    one: Input, config: Config, args: argparse.Namespace, tellers: Sequence[Teller], *, draw: bool
+) -> Job:
     def tell(result: FrameResult, tally: Tally, source: Source) -> None:
         for teller in tellers:
             teller(result, tally, source)
@@ -193,6 +197,7 @@ def _job(one: Input, config: Config, args: argparse.Namespace, tellers: Sequence
         resume=args.resume or args.batch,
         seconds_max=args.seconds,
         command=["manypose", *sys.argv[1:]],
+        draw=draw,
         on_result=tell,
     )
 
@@ -218,46 +223,6 @@ def _refuse_existing(inputs: Sequence[Input]) -> None:
             f"{there[0].folder}{more} has results already: --overwrite replaces them, --resume"
             " finishes what is unfinished, -o DIR writes elsewhere"
         )
-
-
-def _decided(config: Config, args: argparse.Namespace) -> Config:
-    """Return the settings with `filter.smooth` decided for recordings.
-
-    By default they are smoothed when they are whole; not where somebody wants the results at once,
-    where there is no file to smooth, or where another live filter than the usual one is asked for.
-    """
-    if config.filter.smooth != "auto":
-        return config
-    waiting = args.vmc or args.osc or args.udp or args.websocket or args.still
-    stored = {"npz", "jsonl"} & set(config.output.formats)
-    whole = stored and not waiting and config.filter.preset == FilterConfig().preset
-    filter_ = dataclasses.replace(config.filter, smooth="adaptive" if whole else "none")
-    return dataclasses.replace(config, filter=filter_)
-
-
-def _smooth(summary: Summary, config: Config, progress: Progress) -> None:
-    """Smooth the written results of a recording, once."""
-    how = config.filter.smooth
-    if how in ("auto", "none") or summary.status == "failed":
-        return
-    from manypose.app.formats.reading import run_on_disk
-    from manypose.app.rewrite import IN_3D, write_run
-    from manypose.app.smoothing import smooth_run
-
-    if not any(name in ("pose.npz", "pose.jsonl") for name in summary.outputs):
-        log.warning("--smooth: needs npz or jsonl among the formats; nothing was smoothed")
-        return
-    with run_on_disk(Path(summary.folder)) as stored:
-        if "smooth" in stored.meta or stored.meta.get("still"):
-            return
-        frames = len(stored)
-
-        def tell(share: float) -> None:
-            progress.smoothing(round(share * frames), frames)
-
-        tell(0.0)
-        calm = smooth_run(stored, how, lambda share: tell(share / 2))
-        write_run(calm, stored.folder, IN_3D, lambda share: tell((1 + share) / 2))
 
 
 def _exported(summary: Summary, config: Config) -> Summary:

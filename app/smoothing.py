@@ -1,13 +1,14 @@
 """Zero-phase smoothing of recorded tracks: what no live filter can do, since it knows the future.
 
 Positions are smoothed joint by joint with their true times; then every bone gets back the length
-it had, so that bodies stay rigid. Gaps are never bridged. The methods are those of `pose.filters`
-and, adaptive, `pose.whittaker`.
+it had, so that bodies stay rigid. Gaps are never bridged, but the shortest of joints in the
+picture. The methods are those of `pose.filters` and, adaptive, `pose.whittaker`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,9 @@ _NOISE_M, _ACCELERATION = 0.012, 8.0
 _NOISE_FACTOR, _NOISE_LIMITS_M, _NOISE_LIMITS_TURN = 12.0, (0.015, 0.15), (0.02, 0.25)
 _DEPTH = np.array([1.0, 1.0, 2.0])
 _REST_M_S2, _REST_TURN, _GROWTH = 0.5, 0.8, 14.0
+# Joints in the picture: a person's box is about so large (m). Those that are found before and after
+# so short a gap, less than so far apart, are put between, with this confidence.
+_SIDE_M, _GAP_S, _GAP_M, _GAP_CONFIDENCE = 1.7, 0.1, 0.14, 0.1
 # Rows of a person at once, and so many more before and after, beyond which nothing matters.
 _WINDOW, _MARGIN = 6000, 300
 _AT_ONCE = 500
@@ -71,6 +75,46 @@ def _noise(values: Float, limits: tuple[float, float]) -> float:
     """Return the noise that adaptive smoothing is told of; the most where nothing can be told."""
     told = _NOISE_FACTOR * whittaker.noise_of(values)
     return float(np.clip(told, *limits)) if np.isfinite(told) else limits[1]
+
+
+def smooth_pixels(found: Float, box_px: Float, times_s: Float, how: str) -> Float:
+    """Return the joints in the picture (T, K, 3), x y px and confidence, of one person smoothed.
+
+    Where a joint was not found (NaN, confidence 0) for a tenth of a second at most, and was in
+    about one place before and after, it is put between, with a low confidence.
+
+    box_px: (T, 4) x y w h of the person; how: as for `smooth_joints`.
+    """
+    px_per_m = float(np.nanmedian(box_px[:, 2:].max(1))) / _SIDE_M
+    out = np.array(found, float)
+    if not np.isfinite(px_per_m) or px_per_m <= 0:
+        return out
+    before = np.where(out[..., 2:] > 0, out[..., :2] / px_per_m, np.nan)
+    calm: Float
+    if how == "adaptive":
+        noise = _noise(before, _NOISE_LIMITS_M)
+        calm = whittaker.smoothed(before, times_s, noise, _REST_M_S2, _GROWTH)
+    elif how == "butterworth":
+        calm = filters.butterworth(before, times_s, _CUTOFF_HZ)
+    else:
+        calm = filters.kalman_smooth(before, times_s, _NOISE_M, _ACCELERATION)
+    calm = np.where(np.isfinite(before), calm, np.nan)
+    for joint in range(out.shape[1]):
+        _bridge(calm[:, joint], out[:, joint, 2], times_s)
+    out[..., :2] = calm * px_per_m
+    return out
+
+
+def _bridge(at: Float, confidence: Float, times_s: Float) -> None:
+    """Put a joint (T, 2) between its neighbours in time where it is missing for a moment."""
+    there = np.flatnonzero(np.isfinite(at[:, 0]))
+    for a, b in itertools.pairwise(there):
+        lost_s = times_s[b] - times_s[a]
+        if b == a + 1 or lost_s > _GAP_S + 1e-6 or np.linalg.norm(at[b] - at[a]) > _GAP_M:
+            continue
+        share = ((times_s[a + 1 : b] - times_s[a]) / lost_s)[:, None]
+        at[a + 1 : b] = at[a] + share * (at[b] - at[a])
+        confidence[a + 1 : b] = min(_GAP_CONFIDENCE, *confidence[[a, b]])
 
 
 def smooth_rotations(quat: Float, times_s: Float, how: str) -> Float:
@@ -115,10 +159,10 @@ def _agreed(rotations: Float, joints_m: Float, before_m: Float) -> tuple[Float, 
 
 
 def smooth_run(stored: Run, how: str, tell: Callable[[float], None] | None = None) -> Run:
-    """Return a stored run with everybody's 3D joints and rotations smoothed, person by person.
+    """Return a stored run with everybody's joints and rotations smoothed, person by person.
 
     The arrays of `stored` are changed (`reading.run_on_disk`: hours of people need little memory).
-    2D joints stay as they were found. meta says how it was done. tell is told how much is done,
+    meta says how it was done. tell is told how much is done,
     in [0, 1].
     """
     done = 0
@@ -133,6 +177,7 @@ def smooth_run(stored: Run, how: str, tell: Callable[[float], None] | None = Non
         behind = np.arange(0)  # rows of the window before
         joints = np.empty((0, len(PARENT), 3))  # as they were before they were smoothed
         turns = np.empty((0, len(PARENT), 4))
+        found = np.empty((0, *stored.kp2d.shape[1:]))
         for start in range(0, len(rows), _WINDOW):
             here, ahead = rows[start : start + _WINDOW], rows[start : start + _WINDOW + _MARGIN]
             kept = slice(len(behind), len(behind) + len(here))
@@ -144,9 +189,13 @@ def smooth_run(stored: Run, how: str, tell: Callable[[float], None] | None = Non
                 turned, after = _agreed(smooth_rotations(turns, times, how), after, joints)
                 quats[here] = turned[kept]
             stored.kp3d[here] = after[kept]
+            found = np.concatenate([found[-len(behind) :], stored.kp2d[ahead]], dtype=float)
+            box = stored.box[rows[start - len(behind) : start + len(ahead)]]
+            stored.kp2d[here] = smooth_pixels(found, box, times, how)[kept]
             pelvis = after[kept, ROOT]
             stored.root[here] = np.where(np.isfinite(pelvis), pelvis, stored.root[here])
-            joints, turns, behind = joints[: kept.stop], turns[: kept.stop], here[-_MARGIN:]
+            joints, turns, found = joints[: kept.stop], turns[: kept.stop], found[: kept.stop]
+            behind = here[-_MARGIN:]
             done += len(here)
             if tell is not None:
                 tell(done / len(stored.id))

@@ -104,7 +104,7 @@ def test_the_smoothing_of_a_recording_counts_from_the_beginning(
             tally.add(FrameResult(frame, ()), recalled=False)
             lines.step(FrameResult(frame, ()), tally, film)
             for done in (0, 30, 60):
-                lines.smoothing(done, 90)
+                lines.afterwards("smoothing", done, 90)
                 time.sleep(0.15)
         told = capsys.readouterr().err
         assert ("film, smoothing: 60 of 90 frames" in told) == (style == "plain")
