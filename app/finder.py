@@ -215,6 +215,12 @@ class Finder:
                 return False
         return bool(self._places) and not self._over
 
+    def rest(self) -> None:
+        """End the other process until it is started again; nobody may be finding people."""
+        lost = self._over
+        self.close()
+        self._over = lost
+
     def close(self) -> None:
         """End the other process."""
         self._over = True

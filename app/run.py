@@ -119,11 +119,13 @@ def run(args: argparse.Namespace) -> int:
                         ending.callback(finder.close)
                 engine = engines[source.live]
                 long = source.live or (source.info.frames or 0) >= FRAMES_MIN
-                # With --video most of the work is drawing and encoding, and memory is short.
+                # While pictures are drawn and encoded, memory is too short for two processes.
                 later = draws_later(source, asked)
                 if engine.finder is not None and long and (later or not config.output.video):
                     engine.finder.start()
                 summary = process(_job(one, asked, args, tellers, draw=not later), source, engine)
+                if engine.finder is not None and later:
+                    engine.finder.rest()
                 summary = complete(summary, one.address, asked, progress, draw=later)
                 summary = _exported(summary, config)
             except ManyposeError as error:

@@ -113,6 +113,23 @@ def test_the_second_process_finds_the_same_bit_for_bit(begun: Finder) -> None:
     assert begun.cpu_s > 0
 
 
+def test_it_rests_and_begins_again() -> None:
+    finder = Finder(detector, here, SIZE, 1)
+    try:
+        for answered in (1, 2):
+            finder.start()
+            assert finder.wait(60)
+            same(finder(list(frames(1)))[0], here(list(frames(1)))[0])
+            assert finder.answered == answered
+            finder.rest()
+            same(finder(list(frames(1)))[0], here(list(frames(1)))[0])
+            assert finder.answered == answered
+    finally:
+        finder.close()
+    finder.start()
+    assert not finder.wait(0)
+
+
 def test_its_errors_come_here(begun: Finder) -> None:
     with pytest.raises(SourceError, match="as asked"):
         begun(list(frames(1, 90)))
