@@ -62,7 +62,7 @@ def follower_config(config: Config, *, still: bool = False) -> FollowerConfig:
     """
     return FollowerConfig(
         filter=config.filter.preset,
-        only_pixels=config.filter.smooth not in ("auto", "none"),
+        smoothed_later=config.filter.smooth not in ("auto", "none"),
         height_m=config.fit.height_m or None,
         lock_bones_after=config.fit.lock_bones_after,
         max_gap_s=config.people.max_gap_s,

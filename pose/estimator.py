@@ -21,7 +21,7 @@ from manypose.pose.contact import Feet
 from manypose.pose.detector import Detector, Lift
 from manypose.pose.fitting import Evidence, Fitter, FitWeights
 from manypose.pose.joints import EXTRAPOLATED, INDEX, JOINTS, JOINTS_2D, MISSING
-from manypose.pose.readings import boxes_round, off_body, sane
+from manypose.pose.readings import boxes_round, near_body, off_body, sane
 from manypose.pose.records import (
     Detections,
     Frame,
@@ -44,8 +44,9 @@ _J, _K = len(JOINTS), len(JOINTS_2D)
 class FollowerConfig:
     """Settings of everything that remembers.
 
-    filter: a name in `filters.PRESETS`, or "off"; with only_pixels it acts on 2D alone. height_m:
-    the true height of the people, None for the average body. lock_bones_after: confident frames
+    filter: a name in `filters.PRESETS`, or "off". smoothed_later: it is left out, because all is
+    smoothed when the recording is whole. height_m: the true height of the people, None for the
+    average body. lock_bones_after: confident frames
     after which bone lengths are frozen.
     max_gap_s: how long a person may be out of sight and be found again by motion. hold_s: how
     long a person out of sight is shown where the motion leads. min_age: frames before a new
@@ -54,7 +55,7 @@ class FollowerConfig:
     """
 
     filter: str = "normal"
-    only_pixels: bool = False
+    smoothed_later: bool = False
     height_m: float | None = None
     lock_bones_after: int = 60
     max_gap_s: float = 1.0
@@ -87,8 +88,9 @@ class Follower:
         self._tracker = Tracker(limits)
         rows = slot_count(limits)
         smooth = None if c.still or c.filter == "off" else filters.preset(c.filter)
+        self._draw_near = smooth is not None
+        smooth = None if c.smoothed_later else smooth
         self._pixels = filters.OneEuro(rows, (_K, 2), smooth.pixel) if smooth else None
-        smooth = None if c.only_pixels else smooth
         self._across = filters.OneEuro(rows, (2,), smooth.root) if smooth else None
         self._depth = filters.OneEuro(rows, (1,), smooth.depth) if smooth else None
         self._turns = filters.OneEuro(rows, (_J, 4), smooth.angle) if smooth else None
@@ -298,15 +300,14 @@ class Follower:
         confidence = np.array([p.seen.confidence for _, p in pairs])
         astray = off_body(px, body_px)
         px[astray], confidence[astray] = np.nan, 0
-        size = np.array([t.size_px for t, _ in pairs])[:, None, None]
-        if self._pixels is not None:
-            px = self._pixels(px, now, rows, unit=size)
         root, rotations = self._smooth(now, rows, root, rotations)
         if self._feet is None:
-            joints = sk.forward(root, rotations, offsets)[0][:, :_J]
+            points = sk.forward(root, rotations, offsets)[0]
         else:
             rotations, points = self._feet.plant(rows, root, rotations, offsets, now)
-            joints = points[:, :_J]
+        joints = points[:, :_J]
+        if self._draw_near:
+            px = self._steady(px, frame.camera.camera_to_image(sk.marks(points)), now, rows, pairs)
         seen = shown_joints(confidence)
         self._joint_time[rows] = np.where(seen, now, self._joint_time[rows])
         state = joint_states(seen, now - self._joint_time[rows] <= self.config.max_gap_s)
@@ -321,6 +322,18 @@ class Follower:
             self._last[track.slot] = tracked
             out.append((track, tracked))
         return out
+
+    def _steady(
+        self, px: Float, body_px: Float, now: float, rows: NDArray[np.intp],
+        pairs: list[tuple[Track, Person3D]],
+    ) -> Float:  # fmt: skip
+        """Return the 2D joints near those of the body, and what is left between them filtered."""
+        px = near_body(px, body_px)
+        if self._pixels is None:
+            return px
+        body_px = np.where(np.isfinite(body_px), body_px, 0)
+        size = np.array([t.size_px for t, _ in pairs])[:, None, None]
+        return np.asarray(body_px + self._pixels(px - body_px, now, rows, unit=size))
 
     def _hold(self, frame: Frame, missed: list[Track]) -> list[tuple[Track, TrackedPerson]]:
         """Return people out of sight for a moment, moved on along their motion."""

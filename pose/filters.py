@@ -42,8 +42,8 @@ class Preset:
     """One choice of smoothing for all quantities of a person.
 
     `angle` acts on joint angles and root orientation (rad), `root` on the root across the line of
-    sight and `depth` along it (metres; depth is the noisier one and filtered more), `pixel` on 2D
-    points (in units of the person's box height).
+    sight and `depth` along it (metres; depth is the noisier one and filtered more), `pixel` on
+    how far 2D points are from those of the fitted body (in units of the person's box height).
     """
 
     angle: OneEuroSettings
@@ -57,19 +57,19 @@ PRESETS: dict[str, Preset] = {
         angle=OneEuroSettings(0.3, 2.0, 2.0, 0.2),
         root=OneEuroSettings(0.3, 5.0, 3.0, 0.03),
         depth=OneEuroSettings(0.2, 0.6, 1.0, 0.03),
-        pixel=OneEuroSettings(0.8, 8.0, 2.0),
+        pixel=OneEuroSettings(0.8, 2.0, 2.0),
     ),
     "normal": Preset(
         angle=OneEuroSettings(0.27, 6.0, 2.0, 0.5),
         root=OneEuroSettings(0.4, 8.0, 3.0, 0.05),
         depth=OneEuroSettings(0.2, 0.8, 1.0, 0.03),
-        pixel=OneEuroSettings(1.0, 20.0, 3.0),
+        pixel=OneEuroSettings(1.0, 5.0, 3.0),
     ),
     "fast": Preset(
         angle=OneEuroSettings(1.0, 12.0, 3.0, 0.2),
         root=OneEuroSettings(1.5, 14.0, 3.0),
         depth=OneEuroSettings(0.5, 2.0, 1.0),
-        pixel=OneEuroSettings(4.0, 40.0, 3.0),
+        pixel=OneEuroSettings(4.0, 20.0, 3.0),
     ),
 }
 

@@ -17,6 +17,8 @@ _NEAR_M, _FAR_M = 0.15, 200.0
 # A 2D joint farther from the fitted body than this share of its longer side is somebody else's, or
 # nobody's: `python -m tests.off_body` says how often that is true.
 _ASTRAY = 0.2
+# So far from the fitted body is a joint of a video believed, and so many medians of its person.
+_LOOSE, _LOOSE_MEDIANS = 0.05, 1.5
 
 
 def sane(people: Sequence[Person3D]) -> list[Person3D]:
@@ -45,6 +47,31 @@ def boxes_round(points: Float) -> Float:
     return np.asarray(np.where(np.isfinite(low[:, :1]), np.concatenate([low, size], -1), np.nan))
 
 
+def near_body(points_px: Float, body_px: Float) -> Float:
+    """Return the 2D joints (N, K, 2) of a video drawn towards the fitted body; NaN stays NaN.
+
+    points_px (N, K, 2) what was read; body_px (N, K, 2) where the fitted body has these joints. The
+    body leaps less than what is read; a joint is shown at most a twentieth of the body's longer
+    side away from it, in the direction in which it was read, and farther where all its joints are.
+    """
+    away = points_px - body_px
+    far = np.linalg.norm(away, axis=-1)
+    ok = np.isfinite(far)
+    extent = _extent(body_px)
+    median = np.array([np.median(f[o]) if o.any() else 0.0 for f, o in zip(far, ok)])
+    limit = np.maximum(_LOOSE * extent, _LOOSE_MEDIANS * median[:, None])
+    share = np.minimum(1, limit / np.maximum(np.where(ok, far, 1), 1e-9))
+    near = body_px + share[..., None] * away
+    return np.asarray(np.where(ok[..., None], near, points_px))
+
+
+def _extent(body_px: Float) -> Float:
+    """Return the longer side (N, 1) px of bodies (N, K, 2) in the picture."""
+    ok = np.isfinite(body_px)
+    low, high = np.where(ok, body_px, np.inf).min(1), np.where(ok, body_px, -np.inf).max(1)
+    return np.asarray((high - low).max(1, keepdims=True))
+
+
 def off_body(points_px: Float, body_px: Float) -> NDArray[np.bool_]:
     """Return (N, K): the 2D joints that the fitted body contradicts.
 
@@ -53,11 +80,8 @@ def off_body(points_px: Float, body_px: Float) -> NDArray[np.bool_]:
     where half of the joints are away from it, it is the body that is elsewhere, and nothing is
     said.
     """
-    ok = np.isfinite(body_px)
-    low, high = np.where(ok, body_px, np.inf).min(1), np.where(ok, body_px, -np.inf).max(1)
-    extent = (high - low).max(1, keepdims=True)
     with np.errstate(invalid="ignore"):
         away = np.linalg.norm(points_px - body_px, axis=-1)
-        astray = away > _ASTRAY * extent
+        astray = away > _ASTRAY * _extent(body_px)
     seen = np.isfinite(points_px).all(-1)
     return np.asarray(astray & (2 * astray.sum(1, keepdims=True) < seen.sum(1, keepdims=True)))

@@ -12,7 +12,7 @@ from manypose.models.lifter_runtime import load_lifter
 from manypose.pose.detector import Detector, heatmap_front_end
 from manypose.pose.estimator import Follower, FollowerConfig
 from manypose.pose.lifting import LiftingConfig, lift
-from manypose.pose.readings import off_body, sane
+from manypose.pose.readings import near_body, off_body, sane
 from manypose.pose.records import Detections, Frame, Person2D, unlifted
 
 
@@ -102,3 +102,48 @@ def test_where_half_of_the_joints_are_away_nothing_is_said():
     assert not off_body(read, body).any()
     assert not off_body(read, np.full_like(body, np.nan)).any()
     assert not off_body(np.full_like(body, np.nan), body).any()
+
+
+def test_a_joint_that_leaps_is_shown_near_the_body():
+    body = np.random.default_rng(0).uniform(0, 100, (2, 20, 2))
+    body[:, 0], body[:, 1] = (0, 0), (100, 100)
+    read = body + np.array([3.0, 0])
+    read[0, 7] += (40, 0)
+    read[1, 4] = np.nan
+    near = near_body(read, body)
+    np.testing.assert_allclose(near[0, 7], body[0, 7] + (5, 0))
+    others = np.arange(20) != 7
+    np.testing.assert_array_equal(near[0, others], read[0, others])
+    np.testing.assert_array_equal(near[1], read[1])
+
+
+def test_joints_that_are_all_away_from_the_body_are_believed():
+    body = np.random.default_rng(0).uniform(0, 100, (1, 20, 2))
+    read = body + np.array([15.0, 0])
+    np.testing.assert_array_equal(near_body(read, body), read)
+    np.testing.assert_array_equal(near_body(read, np.full_like(body, np.nan)), read)
+
+
+def test_joints_in_a_video_do_not_leap_and_those_of_a_photograph_are_as_read(crowd):
+    frames, find = crowd
+    found = list(zip(frames, find(frames), strict=True))
+    wrist, leap_px = 9, 12.0
+    lifting = functools.partial(lift, lifter=load_lifter())
+    for config, least, most in (
+        (FollowerConfig(), 0.0, 0.6),
+        (FollowerConfig(still=True), 0.99, 1.01),
+    ):
+        moved = []
+        for leap in (0.0, leap_px):
+            follower = Follower(config, lift=lifting)
+            for frame, seen in found:
+                people = [dataclasses.replace(p, joints_px=p.joints_px.copy()) for p in seen.people]
+                if frame.index == 4:
+                    for p in people:
+                        p.joints_px[wrist] += leap
+                people = tuple(unlifted(p) for p in people)
+                last = follower(Detections(frame, people, {})).people
+            moved.append({p.track_id: p.joints_px[wrist] for p in last})
+        shift = [np.linalg.norm(moved[1][n] - moved[0][n]) for n in moved[0] if n in moved[1]]
+        share = np.nanmedian(shift) / (leap_px * 2**0.5)
+        assert least <= share <= most
