@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from made_clips import clip, cut, picture
 
-from manypose.app import completion, smoothing
-from manypose.app.formats.reading import load_run
+from manypose.app import completion, made_people, smoothing
+from manypose.app.formats.reading import Run, load_run
 from manypose.app.formats.video import OverlayWriter
+from manypose.app.main import main
+from manypose.app.recording import Recorder
+from manypose.calib.camera import Camera
+from manypose.pose.records import Frame, FrameResult, TrackedPerson
 
 Call = Callable[..., int]
 FILM = Path("out/clip/overlay.mp4")
@@ -133,3 +137,59 @@ def test_only_short_gaps_in_one_place_are_bridged() -> None:
     for joint, lost in ((1, slice(20, 26)), (2, slice(20, 22)), (3, slice(80, 90))):
         assert np.isnan(calm[lost, joint, :2]).all()
         assert (calm[lost, joint, 2] == 0).all()
+
+
+def session(folder: str) -> Run:
+    """Record a session of forty pictures with one person who trembles, in view from the fifth."""
+    rng = np.random.default_rng(0)
+    recorder = Recorder(Path(folder), {"source": {"name": "sofa"}})
+    body = made_people.walkers(1, 0.1).joints_m[0, 0]
+    for k in range(40):
+        frame = Frame(picture(k, 480, 288), 7.0 + k / 30, 3 * k, Camera.from_fov(480, 288))
+        joints_px = rng.normal([[200.0, 100.0]], 1, (20, 2)) + np.arange(20)[:, None] * 8
+        person = TrackedPerson(
+            4, 0.9, joints_px, np.full(20, 0.8), body + rng.normal(0, 0.01, 3),
+            np.ones(21, np.uint8), np.array([180.0, 90, 60, 180]),
+        )  # fmt: skip
+        recorder.write(FrameResult(frame, (person,) if k > 4 else (), {"network": 1.0}))
+    recorder.close()
+    return load_run(folder)
+
+
+def test_a_session_is_smoothed_afterwards(
+    quiet_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = session("kept")
+    assert main(["export", "kept", "--to", "trc"]) == 0
+    table = Path("kept/person_4.trc").read_bytes()
+    assert main(["smooth", "last", "-o", "calm"]) == 0
+    after, kept = load_run("calm"), load_run("kept")
+    np.testing.assert_array_equal(kept.kp3d, before.kp3d)
+    assert main(["smooth", "kept"]) == 0
+    for run in (after, load_run("kept")):
+        np.testing.assert_array_equal(run.t, before.t)
+        np.testing.assert_array_equal(run.frame, before.frame)
+        np.testing.assert_array_equal(run.id, before.id)
+        for values, old in ((run.kp3d, before.kp3d), (run.kp2d[..., :2], before.kp2d[..., :2])):
+            bend = [np.abs(np.diff(x, n=2, axis=0)).mean() for x in (values, old)]
+            assert bend[0] < 0.2 * bend[1]
+        assert run.meta["smooth"] == "adaptive"
+        assert run.meta["source"] == {"name": "sofa"}
+    assert Path("kept/video.mkv").exists()
+    assert Path("kept/person_4.trc").read_bytes() != table
+    capsys.readouterr()
+    assert main(["smooth", "kept"]) == 2
+    assert "smoothed already" in capsys.readouterr().err
+    assert main(["smooth", "nothing"]) == 4
+
+
+def test_photographs_and_what_is_being_recorded_are_not_smoothed(
+    call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(clip(), "-o", "out", "--still") == 0
+    assert main(["smooth", "out/clip"]) == 2
+    assert "photographs" in capsys.readouterr().err
+    session("kept")
+    Path("kept/pose.jsonl").rename("kept/pose.jsonl.part")
+    assert main(["smooth", "kept"]) == 2
+    assert "recorded" in capsys.readouterr().err
