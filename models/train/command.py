@@ -25,6 +25,7 @@ _MODULES: dict[str, tuple[str, str]] = {
     "render": ("manypose.models.train.synth.command", "render people with exact truth"),
     "prepare": ("manypose.models.train.prepare", "make pictures beforehand, for slow processors"),
     "release": ("manypose.models.train.release", "export, score and describe weights for users"),
+    "average": ("manypose.models.train.average", "the mean of weights of several runs"),
     "faults": ("manypose.models.train.faults", "measure the errors that stage2 learns to bear"),
     "relabel": ("manypose.models.train.relabel", "label photos with the current network"),
 }
