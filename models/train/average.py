@@ -1,7 +1,9 @@
 """``manypose train average``: the mean of weights of several runs of one network.
 
 Runs that began from the same weights often end on different sides of one basin, and the mean is
-nearer to its floor than they are. Source: Wortsman et al. 2022, "Model soups".
+nearer to its floor than they are. What the normalisation layers know of their inputs is not that of
+the mean, and is counted anew on pictures. Sources: Wortsman et al. 2022, "Model soups"; Izmailov et
+al. 2018, "Averaging weights leads to wider optima" (section 3.2, normalisation).
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from manypose.errors import UsageError, WeightsError
 from manypose.models.train import checkpoints
+from manypose.models.train.batches import Augmentation
+from manypose.models.train.pool import Pool
 
 _LOG = logging.getLogger(__name__)
+_AT_ONCE = 16  # pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shares", nargs="+", type=float, metavar="X", help="of each in the mean (default: equal)"
     )
+    parser.add_argument(
+        "--pool", nargs="+", type=Path, metavar="DIR", help="of manypose train prepare: to count on"
+    )
+    parser.add_argument("--pictures", type=int, default=1920, help="so many (default 1920)")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.pt)")
 
 
@@ -44,8 +54,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--shares: numbers from 0 to 1 that add up to 1")
     if args.out.suffix != ".pt":
         raise UsageError(f"--out {args.out}: a file that ends in .pt")
+    if args.pictures < _AT_ONCE:
+        raise UsageError(f"--pictures {args.pictures}: at least {_AT_ONCE}")
+    pool = Pool(args.pool, torch.device("cpu"), seed=5) if args.pool else None
+    content = mean([checkpoints.read(p) for p in args.weights], shares)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.save(args.out, mean([checkpoints.read(p) for p in args.weights], shares))
+    checkpoints.save(args.out, content)
+    if pool is not None:
+        checkpoints.save(args.out, counted(args.out, content, pool, args.pictures))
     _LOG.info("the mean of %d files in %s", len(shares), args.out)
     return 0
 
@@ -71,6 +87,33 @@ def mean(contents: Sequence[dict[str, Any]], shares: Sequence[float]) -> dict[st
             raise WeightsError("the files are not of one network: give runs of one --backbone")
         out[part] = {k: _mean([w[k] for w in layers if w], shares) for k in layers[-1] or {}}
     return out
+
+
+def counted(path: Path, content: dict[str, Any], pool: Pool, pictures: int) -> dict[str, Any]:
+    """Return the content with means and variances of the normalisation layers from a pool.
+
+    Args:
+        path: where the content lies.
+        content: of an ema.pt.
+        pool: pictures as in training.
+        pictures: so many are shown, mirrored and coloured as in training.
+
+    Raises:
+        WeightsError: the weights are of no network of ours.
+    """
+    net, _ = checkpoints.network(path)
+    net.train()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain mean over all batches
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _ in range(pictures // _AT_ONCE):
+            net(pool.take(_AT_ONCE, Augmentation(), rng).batch.images)
+    net.eval()
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    return {**content, "ema": weights}
 
 
 def _mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
