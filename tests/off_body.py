@@ -61,7 +61,8 @@ def errors(shots: Sequence[Shot], engine: Engine) -> tuple[Floats, Floats]:
     loose, strict = Follower(lift=engine.lift), Follower(lift=engine.lift)
     stay, dropped = list[float](), list[float]()
     for detections, truth in shots:
-        with mock.patch.object(readings, "_ASTRAY", np.inf):
+        # as they were read, neither dropped nor drawn near the body
+        with mock.patch.multiple(readings, _ASTRAY=np.inf, _LOOSE=np.inf):
             everything = loose(detections).people
         kept = {p.track_id: p for p in strict(detections).people}
         for person in everything:
