@@ -8,7 +8,6 @@ picture. The methods are those of `pose.filters` and, adaptive, `pose.whittaker`
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,9 +107,10 @@ def smooth_pixels(found: Float, box_px: Float, times_s: Float, how: str) -> Floa
 def _bridge(at: Float, confidence: Float, times_s: Float) -> None:
     """Put a joint (T, 2) between its neighbours in time where it is missing for a moment."""
     there = np.flatnonzero(np.isfinite(at[:, 0]))
-    for a, b in itertools.pairwise(there):
+    for n in np.flatnonzero(np.diff(there) > 1):
+        a, b = there[n : n + 2]
         lost_s = times_s[b] - times_s[a]
-        if b == a + 1 or lost_s > _GAP_S + 1e-6 or np.linalg.norm(at[b] - at[a]) > _GAP_M:
+        if lost_s > _GAP_S + 1e-6 or np.linalg.norm(at[b] - at[a]) > _GAP_M:
             continue
         share = ((times_s[a + 1 : b] - times_s[a]) / lost_s)[:, None]
         at[a + 1 : b] = at[a] + share * (at[b] - at[a])
