@@ -17,13 +17,14 @@ from manypose.app.formats.reading import Run, StoredFrame, run_on_disk
 from manypose.app.handover import Closed, Line
 from manypose.app.process import Summary
 from manypose.app.progress import Progress
-from manypose.app.sources import Source, open_source
+from manypose.app.sources import Source, open_source, threads_lent
 from manypose.errors import SourceError
 from manypose.pose.records import Frame
 
 log = logging.getLogger(__name__)
 
 _AHEAD = 8  # frames read before they are drawn: full pictures, so few
+_THREADS_MAX = 4  # of the encoder, each of which holds pictures too
 
 
 def decided(config: Config, args: argparse.Namespace) -> Config:
@@ -114,7 +115,8 @@ def _draw(stored: Run, address: str, config: Config, progress: Progress) -> None
     from manypose.app.rewrite import stored_result
 
     progress.afterwards("drawing", 0, len(stored))
-    with overlay_writer(stored.folder, stored.meta) as film:
+    threads = min(threads_lent(), _THREADS_MAX)  # nothing else is at work now
+    with overlay_writer(stored.folder, stored.meta, threads) as film:
         try:
             with contextlib.closing(_read(address, config)) as frames:
                 for done, (one, frame) in enumerate(_paired(stored, frames), 1):

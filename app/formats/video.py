@@ -26,11 +26,11 @@ FOLDER = "overlay"  # of photographs
 _TICKS = 90_000  # a second, as in MPEG: fine enough for any variable rate
 
 
-def overlay_writer(folder: Path, meta: Mapping[str, Any]) -> Writer:
-    """Return who draws a run: overlay.mp4, or overlay/ of photographs."""
+def overlay_writer(folder: Path, meta: Mapping[str, Any], threads: int = 1) -> Writer:
+    """Return who draws a run: overlay.mp4, encoded by threads, or overlay/ of photographs."""
     if meta.get("still") and meta.get("files"):
         return StillsWriter(folder, meta)
-    return OverlayWriter(folder, meta)
+    return OverlayWriter(folder, meta, threads)
 
 
 class StillsWriter:
@@ -66,8 +66,9 @@ class StillsWriter:
 class OverlayWriter:
     """Writes overlay.mp4; every frame is fitted into the size of the first one, made even."""
 
-    def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, meta: Mapping[str, Any], threads: int = 1) -> None:
         self.path = folder / "overlay.mp4"
+        self._threads = threads
         self._container: Any = None
         self._stream: Any = None
         self._last = -1
@@ -112,7 +113,7 @@ class OverlayWriter:
         self._stream.codec_context.colorspace = Colorspace.ITU601
         self._stream.codec_context.color_range = ColorRange.MPEG
         self._stream.options = {"preset": "veryfast", "crf": "21"}
-        self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.thread_count = self._threads
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self._container is None:
