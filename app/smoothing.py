@@ -45,18 +45,22 @@ def smooth_joints(joints_m: Float, times_s: Float, how: str) -> Float:
     how: "adaptive", "butterworth" or "kalman".
     """
     before = np.array(joints_m, float)
-    out: Float
-    if how == "adaptive":
-        out = _adapted(before, times_s)
-    elif how == "butterworth":
-        out = filters.butterworth(before, times_s, _CUTOFF_HZ)
-    elif how == "kalman":
-        out = filters.kalman_smooth(before, times_s, _NOISE_M, _ACCELERATION)
-        out = np.where(np.isfinite(before), out, np.nan)
-    else:
-        raise ValueError(f"smooth_joints: {how!r}, wanted one of {METHODS[1:]}")
+    out = _adapted(before, times_s) if how == "adaptive" else _filtered(before, times_s, how)
     rigid = metrics.with_true_bones(out, before, _UP, TOPOLOGICAL)
     return np.where(np.isfinite(rigid), rigid, out)  # beyond a missing joint: as smoothed
+
+
+def _filtered(
+    values: Float, times_s: Float, how: str, noise: float = _NOISE_M,
+    acceleration: float = _ACCELERATION,
+) -> Float:  # fmt: skip
+    """Return values (T, ...) after one of the fixed filters; NaN stays NaN."""
+    if how == "butterworth":
+        return filters.butterworth(values, times_s, _CUTOFF_HZ)
+    if how == "kalman":
+        out = filters.kalman_smooth(values, times_s, noise, acceleration)
+        return np.where(np.isfinite(values), out, np.nan)
+    raise ValueError(f"smoothing: {how!r}, wanted one of {METHODS[1:]}")
 
 
 def _adapted(joints_m: Float, times_s: Float) -> Float:
@@ -93,11 +97,8 @@ def smooth_pixels(found: Float, box_px: Float, times_s: Float, how: str) -> Floa
     if how == "adaptive":
         noise = _noise(before, _NOISE_LIMITS_M)
         calm = whittaker.smoothed(before, times_s, noise, _REST_M_S2, _GROWTH)
-    elif how == "butterworth":
-        calm = filters.butterworth(before, times_s, _CUTOFF_HZ)
     else:
-        calm = filters.kalman_smooth(before, times_s, _NOISE_M, _ACCELERATION)
-    calm = np.where(np.isfinite(before), calm, np.nan)
+        calm = _filtered(before, times_s, how)
     for joint in range(out.shape[1]):
         _bridge(calm[:, joint], out[:, joint, 2], times_s)
     out[..., :2] = calm * px_per_m
@@ -126,10 +127,8 @@ def smooth_rotations(quat: Float, times_s: Float, how: str) -> Float:
     if how == "adaptive":
         noise = _noise(q, _NOISE_LIMITS_TURN)
         out = whittaker.smoothed(q, times_s, noise, _REST_TURN, _GROWTH)
-    elif how == "butterworth":
-        out = filters.butterworth(q, times_s, _CUTOFF_HZ)
     else:
-        out = filters.kalman_smooth(q, times_s, 0.03, 25.0)
+        out = _filtered(q, times_s, how, 0.03, 25.0)
     out = out / np.linalg.norm(out, axis=-1, keepdims=True)
     return np.asarray(np.where(out[..., 3:] < 0, -out, out))
 

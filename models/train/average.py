@@ -112,8 +112,7 @@ def counted(path: Path, content: dict[str, Any], pool: Pool, pictures: int) -> d
         for _ in range(pictures // _AT_ONCE):
             net(pool.take(_AT_ONCE, Augmentation(), rng).batch.images)
     net.eval()
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-    return {**content, "ema": weights}
+    return {**content, "ema": checkpoints.half(net)}
 
 
 def _mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:

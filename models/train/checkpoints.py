@@ -47,9 +47,9 @@ def save_weights(
     about: plain values that belong to the weights; `backbone` and `width` rebuild the network.
     centre: the layer that answers centres, if there is one, as "centre" beside "ema".
     """
-    beside = {} if centre is None else {"centre": _half(centre)}
+    beside = {} if centre is None else {"centre": half(centre)}
     path = folder / EMA
-    save(path, {"ema": _half(net), **beside, **about})
+    save(path, {"ema": half(net), **beside, **about})
     data = path.read_bytes()
     names = []
     for n, first in enumerate(range(0, len(data), PART_BYTES)):
@@ -65,7 +65,8 @@ def save_weights(
     (folder / f"{EMA}.parts.json").write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
 
 
-def _half(net: nn.Module) -> dict[str, torch.Tensor]:
+def half(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of a network, floats in half precision."""
     return {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from manypose.errors import SourceError
 from manypose.models.train.packs import Photo, decoded, seen_straight
 from manypose.models.train.synth.labels import OUTSIDE, SEEN
-from manypose.models.train.synth.pack import RenderedPicture, read_part
+from manypose.models.train.synth.pack import RenderedPicture, part_files, read_part
 
 Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ def add(photos: Iterator[Photo], renders: Path, seed: int = 0) -> Iterator[Photo
     Raises:
         SourceError: there is nobody to cut out.
     """
-    people = [c for picture in _pictures(renders) for c in cutouts(picture)]
+    pictures = chain.from_iterable(read_part(file) for file in part_files(renders))
+    people = [c for picture in pictures for c in cutouts(picture)]
     if not people:
         raise SourceError(f"{renders} shows nobody whole: render more with manypose train render")
     rng = np.random.default_rng(seed)
@@ -75,14 +77,6 @@ def add(photos: Iterator[Photo], renders: Path, seed: int = 0) -> Iterator[Photo
             count += 1
         yield item
     _LOG.info("%d photos with somebody or something pasted before their people", count)
-
-
-def _pictures(path: Path) -> Iterator[RenderedPicture]:
-    files = sorted(path.glob("render_*.npz")) if path.is_dir() else [path]
-    if not files:
-        raise SourceError(f"{path} holds no render_*.npz: make some with manypose train render")
-    for file in files:
-        yield from read_part(file)
 
 
 def cutouts(picture: RenderedPicture) -> list[Cutout]:

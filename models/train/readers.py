@@ -202,12 +202,9 @@ def renders(path: Path, options: Options) -> Iterator[Photo]:
     Joints outside the picture stay known, so that limbs lead out of it. 3D is turned into the
     camera that looks straight at the neck.
     """
-    from manypose.models.train.synth.pack import read_part
+    from manypose.models.train.synth.pack import part_files, read_part
 
-    files = sorted(path.glob("render_*.npz")) if path.is_dir() else [path]
-    if not files:
-        raise SourceError(f"{path} holds no render_*.npz: make some with manypose train render")
-    for file in files:
+    for file in part_files(path):
         for number, picture in enumerate(read_part(file)):
             height, width = picture.image.shape[:2]
             yield rendered_photo(picture, (width, height), f"{file.stem}/{number}")

@@ -150,6 +150,18 @@ def boxes(px: NDArray[Any], seen: NDArray[Any], size: NDArray[Any]) -> NDArray[n
     return np.concatenate([low, high - low], 1).astype(np.float32)
 
 
+def part_files(path: Path) -> list[Path]:
+    """Return the parts in a folder, in order, or the one part that is named.
+
+    Raises:
+        SourceError: the folder holds none.
+    """
+    files = sorted(path.glob("render_*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise SourceError(f"{path} holds no render_*.npz: make some with manypose train render")
+    return files
+
+
 def read_part(path: Path) -> Iterator[RenderedPicture]:
     """Yield the pictures of a part.
 
