@@ -91,11 +91,14 @@ def for_live(config: Config) -> Config:
     """Return the settings for pictures that somebody waits for.
 
     A second look at people far away doubles the lag of such pictures; then it is for those who ask
-    for it.
+    for it, and so is a look at each person.
     """
-    if config.model.long_shots == "always":
-        return config
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, long_shots="never"))
+    long_shots, portraits = (
+        how if how == "always" else "never"
+        for how in (config.model.long_shots, config.model.portraits)
+    )
+    model = dataclasses.replace(config.model, long_shots=long_shots, portraits=portraits)
+    return dataclasses.replace(config, model=model)
 
 
 def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
@@ -129,6 +132,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.careful,
         model.close_ups,
         model.long_shots != "never",
+        model.portraits != "never",
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

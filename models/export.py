@@ -1,4 +1,4 @@
-"""Stage I from torch to ONNX files, with a parity check that refuses to write when outputs differ.
+"""Networks from torch to ONNX files, with a parity check that refuses to write when outputs differ.
 
 The file takes pictures as they are (uint8, BGR, rows of pixels) and answers maps ready to use:
 normalising, reordering and clamping are in the graph. Batch normalisation is folded.
@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from manypose.errors import ManyposeError, UsageError, WeightsError
 from manypose.models import weights
 from manypose.models.heads import STRIDE, StageOne
-from manypose.models.quantise import OUTPUTS, answer, quantise, quantise_openvino
+from manypose.models.quantise import OUTPUTS_OF, answer, quantise, quantise_openvino
 from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
 from manypose.pose.records import UInt8
 
@@ -66,13 +66,28 @@ def export_onnx(
         UsageError: the sides are no multiples of 16.
         WeightsError: the answers differ or are not finite; nothing is written.
     """
-    import onnx
-
     if height % 16 or width % 16 or min(height, width) < 32:
         raise UsageError(
             f"input size {width}x{height}: both sides must be multiples of 16 above 16"
         )
-    whole = _Whole(net).eval()
+    told = _metadata(name, height, width, licence, source)
+    return write_onnx(_Whole(net), path, told, free_sizes, record, seed)
+
+
+def write_onnx(
+    whole: nn.Module, path: Path, told: dict[str, str], freed: Callable[[Any], None],
+    record: bool = False, seed: int = 0,
+) -> float:  # fmt: skip
+    """Write a network of pictures (B, H, W, 3) uint8 as ONNX; return the largest difference.
+
+    told: the file's metadata, of which kind, name and input are needed; freed: makes sizes of the
+    graph free. The rest, and the errors, as `export_onnx`.
+    """
+    import onnx
+
+    outputs = OUTPUTS_OF[told["manypose.kind"]]
+    width, height = json.loads(told["manypose.input"])
+    whole = whole.eval()
     example = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,25 +100,26 @@ def export_onnx(
                 (example,),
                 str(part),
                 input_names=["image"],
-                output_names=list(OUTPUTS),
+                output_names=list(outputs),
                 opset_version=OPSET,
                 dynamo=False,
             )
         model = onnx.load(str(part))
-        free_sizes(model)
+        freed(model)
         del model.metadata_props[:]
-        for key, value in _metadata(name, height, width, licence, source).items():
+        for key, value in told.items():
             model.metadata_props.add(key=key, value=value)
         model.producer_name, model.producer_version = "manypose", ""
         onnx.checker.check_model(model)
         onnx.save(model, str(part))
-        worst = _parity(whole, part, height, width, seed)
+        worst = _parity(whole, part, (width, height), seed, outputs)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     if record:
         weights.record(weights.Weights(
-            name, path.resolve(), "stage1", "fp32", "", licence, source, (width, height)
+            told["manypose.name"], path.resolve(), told["manypose.kind"], "fp32", "",
+            told["manypose.licence"], told["manypose.source"], (width, height),
         ))  # fmt: skip
     return worst
 
@@ -206,13 +222,16 @@ def _pictures(count: int, height: int, width: int, seed: int) -> UInt8:
     return (smooth + rng.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def _parity(whole: nn.Module, path: Path, height: int, width: int, seed: int) -> float:
-    pictures = _pictures(3, height, width, seed)
+def _parity(
+    whole: nn.Module, path: Path, size: tuple[int, int], seed: int, outputs: Sequence[str]
+) -> float:
+    pictures = _pictures(3, size[1], size[0], seed)
     with torch.no_grad():
         wanted = [t.numpy() for t in whole(torch.from_numpy(pictures))]
-    got = [np.concatenate(z) for z in zip(*(answer(path, p) for p in (pictures[:2], pictures[2:])))]
+    halves = (answer(path, p, outputs) for p in (pictures[:2], pictures[2:]))
+    got = [np.concatenate(z) for z in zip(*halves)]
     worst = 0.0
-    for name, a, b in zip(OUTPUTS, wanted, got):
+    for name, a, b in zip(outputs, wanted, got):
         if a.shape != b.shape:
             raise WeightsError(f"export refused: {name} is {b.shape}, in torch {a.shape}")
         difference = float(np.abs(a - b).max() / max(1e-6, np.abs(a).max()))

@@ -18,6 +18,7 @@ from manypose.models.backends import (
     load_network,
     stepped,
 )
+from manypose.models.portraits import Portraits, load_portraits
 from manypose.models.preprocess import STRIDE, grid_to_image, letterbox
 from manypose.models.sessions import Array, Info
 from manypose.pose.close_ups import may_be_close, with_close_ups
@@ -35,12 +36,14 @@ class StageOneFrontEnd:
     """Our own 2D front end: Stage I and the grouping of its joints into people.
 
     small: the same network with a small input, for people close to the camera. long_shots: whether
-    people far from it get a second look at their part of the picture.
+    people far from it get a second look at their part of the picture. portraits: reads the joints
+    of each person found again.
     """
 
     def __init__(
         self, network: StageOneNetwork | AdaptiveNetwork, grouping: GroupingConfig,
         small: StageOneNetwork | None = None, long_shots: bool = False,
+        portraits: Portraits | None = None,
     ) -> None:  # fmt: skip
         self.network = network
         self.info = network.info
@@ -49,6 +52,7 @@ class StageOneFrontEnd:
         self._grouping = grouping
         self._small = small
         self._far = network if long_shots and isinstance(network, StageOneNetwork) else None
+        self._portraits = portraits
 
     def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
         """Return the people of each frame with milliseconds of resize, network and group."""
@@ -65,6 +69,11 @@ class StageOneFrontEnd:
             stage_ms.append(ms)
         if self._far is not None:
             self._farther(self._far, frames, found, stage_ms)
+        if self._portraits is not None:
+            for n, frame in enumerate(frames):
+                began = time.perf_counter()
+                found[n] = self._portraits(frame.picture, found[n], *frame.shape[::-1])
+                stage_ms[n]["network"] += 1e3 * (time.perf_counter() - began)
         return [Found2D(tuple(people), ms) for people, ms in zip(found, stage_ms)]
 
     def _closer(
@@ -142,6 +151,7 @@ def load_front_end(
     careful: bool = False,
     close_ups: bool = False,
     long_shots: bool = False,
+    portraits: bool = False,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
@@ -150,6 +160,7 @@ def load_front_end(
     second, 0 for the file's own size. careful: three input sizes in turn.
     close_ups: a second, small look where people may fill the frame. long_shots: a second, enlarged
     one at people far away; not with careful, which finds them, nor target_fps, for the rate.
+    portraits: each person found is looked at once more, in a small picture of their own.
     """
     rows = weights.find(model)
     if (target_fps or size or careful) and rows[0].kind == "own":
@@ -181,7 +192,11 @@ def load_front_end(
         network = load_network(model, backend, device, threads, precision, batch, size, encodings)
     small = _small(network.info, backend, precision, encodings) if close_ups else None
     long_shots = long_shots and not careful and not target_fps
-    return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots)
+    closer = None
+    if portraits:
+        run = network.info
+        closer = load_portraits(backend, run.device, run.threads, precision, batch, encodings)
+    return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots, closer)
 
 
 def _small(info: Info, backend: str, precision: str, encodings: bool) -> StageOneNetwork | None:

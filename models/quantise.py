@@ -1,4 +1,4 @@
-"""Int8 files: Stage I calibrated on photographs, with a report of what rounding costs.
+"""Int8 files: our networks calibrated on photographs, with a report of what rounding costs.
 
 `quantise` writes QDQ form for ONNX Runtime, which OpenVINO reads too; `quantise_openvino` has NNCF
 make OpenVINO's own form. Activations are uint8, weights int8 per
@@ -28,6 +28,8 @@ from manypose.models.preprocess import letterbox
 from manypose.pose.records import UInt8
 
 OUTPUTS = ("heatmaps", "pafs", "encodings")
+# Outputs of each kind of network that can be rounded.
+OUTPUTS_OF = {"stage1": OUTPUTS, "portrait": ("heatmaps", "bones")}
 SQNR_WANTED_DB = 16.0
 # Pictures that noise is measured on: of eight, two without people decided the figure.
 TEST_PICTURES = 32
@@ -45,14 +47,16 @@ def _session(path: Path) -> Any:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def answer(path: Path, pictures: UInt8) -> list[NDArray[np.float32]]:
-    """Return the outputs of a Stage I file in the order of `OUTPUTS`, by the engine it is for."""
+def answer(
+    path: Path, pictures: UInt8, outputs: Sequence[str] = OUTPUTS
+) -> list[NDArray[np.float32]]:
+    """Return the named outputs of a file for pictures, by the engine it is for."""
     if path.suffix == ".xml":
         from manypose.models.sessions import Wish, open_session
 
         maps = open_session(path, "openvino", Wish("cpu", 1, "int8")).run(pictures)
-        return [maps[name] for name in OUTPUTS]
-    return cast("list[NDArray[np.float32]]", _session(path).run(list(OUTPUTS), {"image": pictures}))
+        return [maps[name] for name in outputs]
+    return cast("list[NDArray[np.float32]]", _session(path).run([*outputs], {"image": pictures}))
 
 
 def sqnr_db(wanted: NDArray[Any], got: NDArray[Any]) -> float:
@@ -93,8 +97,9 @@ def quantise(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     meta = _described(path)
+    outputs = OUTPUTS_OF[meta["manypose.kind"]]
     test, calibration = _prepared(meta, images, count)
-    wanted = [np.concatenate(z) for z in zip(*(answer(path, p[None]) for p in test))]
+    wanted = _each(path, test, outputs)
     model = onnx.load(str(path))
     part = out.with_name(out.name + ".part")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +129,8 @@ def quantise(
                         "CalibMovingAverageConstant": _NEW_RANGE,
                     },
                 )
-            got = [np.concatenate(z) for z in zip(*(answer(part, p[None]) for p in test))]
-            return {n: sqnr_db(a, b) for n, a, b in zip(OUTPUTS, wanted, got)}
+            got = _each(part, test, outputs)
+            return {n: sqnr_db(a, b) for n, a, b in zip(outputs, wanted, got)}
 
         try:
             floats = [*last, *keep_float]
@@ -174,6 +179,7 @@ def quantise_openvino(
 
     ov, nncf = engine("openvino", "openvino"), engine("nncf", "nncf")
     meta = _described(path)
+    outputs = OUTPUTS_OF[meta["manypose.kind"]]
     test, calibration = _prepared(meta, images, count)
     model = ov.Core().read_model(str(path))
     model.reshape([1, *test.shape[1:]])
@@ -195,13 +201,19 @@ def quantise_openvino(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.stem}.") as folder:
         made = Path(folder) / out.name
         ov.save_model(small, str(made), compress_to_fp16=False)
-        wanted = [np.concatenate(z) for z in zip(*(answer(path, p[None]) for p in test))]
-        report = {n: sqnr_db(a, b) for n, a, b in zip(OUTPUTS, wanted, answer(made, test))}
+        got = answer(made, test, outputs)
+        report = {n: sqnr_db(*ab) for n, *ab in zip(outputs, _each(path, test, outputs), got)}
         made.with_suffix(".bin").replace(out.with_suffix(".bin"))
         made.replace(out)
     if record:
         _record(out, meta)
     return _told(report, [], len(calibration), out, out.with_suffix(".bin"))
+
+
+def _each(path: Path, pictures: UInt8, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+    """Return the outputs of a file that gets one picture at a time."""
+    one_by_one = (answer(path, p[None], outputs) for p in pictures)
+    return [np.concatenate(z) for z in zip(*one_by_one)]
 
 
 def _told(
@@ -216,10 +228,10 @@ def _told(
 
 
 def _described(path: Path) -> dict[str, str]:
-    """Return the metadata of an export of Stage I."""
+    """Return the metadata of an export."""
     meta = onnx_file.describe(path).metadata
-    if meta.get("manypose.kind") != "stage1":
-        raise WeightsError(f"{path}: not an export of Stage I; export the checkpoint first")
+    if meta.get("manypose.kind") not in OUTPUTS_OF:
+        raise WeightsError(f"{path}: not an export of ours; export the checkpoint first")
     return meta
 
 
@@ -239,8 +251,8 @@ def _prepared(
 def _record(out: Path, meta: Mapping[str, str]) -> None:
     width, height = json.loads(meta["manypose.input"])
     weights.record(weights.Weights(
-        meta["manypose.name"], out.resolve(), "stage1", "int8", "", meta["manypose.licence"],
-        meta["manypose.source"], (width, height),
+        meta["manypose.name"], out.resolve(), meta["manypose.kind"], "int8", "",
+        meta["manypose.licence"], meta["manypose.source"], (width, height),
     ))  # fmt: skip
 
 

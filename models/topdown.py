@@ -21,7 +21,8 @@ from manypose.models import own_networks, weights
 from manypose.models.machine import cores
 from manypose.models.own_networks import DetectorConfig, Picture, PoseConfig
 from manypose.models.sessions import Array, Info, Session, Wish, open_session
-from manypose.pose.joints import COCO_NAMES, INDEX_2D, JOINTS_2D, MIRROR_2D, OKS_SIGMAS
+from manypose.pose.joints import COCO_NAMES, INDEX_2D, JOINTS_2D, MIRROR_2D
+from manypose.pose.portraits import highest, likeness, part_of
 from manypose.pose.records import Float, Found2D, Frame, Person2D, UInt8
 
 _COCO = len(COCO_NAMES)
@@ -243,7 +244,7 @@ def find_joints(
     people: list[list[Person2D]] = [[] for _ in images]
     if not jobs:
         return people
-    to_crop = np.array([_crop(box, width, height, config.crop) for _, box in jobs])
+    to_crop = np.array([part_of(box, width, height, config.crop) for _, box in jobs])
     crops: Array = np.stack([
         cv2.warpAffine(images[i], m, (width, height), borderValue=(config.border,) * 3)
         for (i, _), m in zip(jobs, to_crop)
@@ -258,15 +259,6 @@ def find_joints(
     return people
 
 
-def _crop(box: Float, width: int, height: int, larger: float) -> Float:
-    """Return the affine (2, 3) image px -> crop px that shows a box, made larger, at its centre."""
-    x1, y1, x2, y2 = box[:4]
-    w, h = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
-    scale = width / (larger * max(w, h * width / height))
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    return np.array([[scale, 0, width / 2 - scale * x], [0, scale, height / 2 - scale * y]])
-
-
 def _heatmap(outputs: list[Array], config: PoseConfig) -> Float:
     """Joints (N, 17, 3) in crop px and score, from maps (N or 2 N with mirrored ones, 17, h, w)."""
     if not outputs or outputs[0].ndim != 4 or outputs[0].shape[1] != _COCO:
@@ -277,7 +269,7 @@ def _heatmap(outputs: list[Array], config: PoseConfig) -> Float:
         other = maps[n:, _MIRROR, :, ::-1]
         maps = 0.5 * (maps[:n] + _moved_right(other, config.mirror_shift))
     n, _, h, w = maps.shape
-    xy, score = _peaks(maps.reshape(-1, h, w), config.blur)
+    xy, score = highest(maps.reshape(-1, h, w), config.blur)
     cell = config.cell or config.input[0] / w
     return np.column_stack([xy * cell + config.offset, score]).reshape(n, _COCO, 3)
 
@@ -290,36 +282,6 @@ def _moved_right(maps: Float, cells: float) -> Float:
     last = maps.shape[-1] - 1
     a, b = maps[..., columns.clip(0, last)], maps[..., (columns - 1).clip(0, last)]
     return (1 - part) * a + part * b
-
-
-def _peaks(maps: Float, blur: int) -> tuple[Float, Float]:
-    """Return x, y (M, 2) in cells and height (M,) of the largest peak of each map (M, h, w).
-
-    One Newton step on the logarithm of the smoothed map; maps are smoothed round the peak only.
-    """
-    m, h, w = maps.shape
-    at = maps.reshape(m, -1).argmax(1)
-    y, x = np.divmod(at, w)
-    score = maps.reshape(m, -1)[np.arange(m), at]
-    reach = 2 + blur // 2
-    padded = np.pad(maps, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
-    side = np.arange(2 * reach + 1)
-    patch = padded[
-        np.arange(m)[:, None, None], y[:, None, None] + side[:, None], x[:, None, None] + side
-    ]
-    kernel = cv2.getGaussianKernel(blur, 0)[:, 0]
-    smooth = np.stack([np.convolve(row, kernel, "valid") for row in np.eye(len(side))], 1)
-    g = np.log(np.maximum(smooth @ patch @ smooth.T, 1e-9))
-    gx, gy = (g[:, 2, 3] - g[:, 2, 1]) / 2, (g[:, 3, 2] - g[:, 1, 2]) / 2
-    xx = (g[:, 2, 4] - 2 * g[:, 2, 2] + g[:, 2, 0]) / 4
-    yy = (g[:, 4, 2] - 2 * g[:, 2, 2] + g[:, 0, 2]) / 4
-    xy = (g[:, 3, 3] - g[:, 1, 3] - g[:, 3, 1] + g[:, 1, 1]) / 4
-    det = xx * yy - xy * xy
-    inner = (x > 1) & (x < w - 2) & (y > 1) & (y < h - 2) & (np.abs(det) > 1e-10)
-    det = np.where(inner, det, 1)
-    dx = np.where(inner, (xy * gy - yy * gx) / det, 0).clip(-2, 2)
-    dy = np.where(inner, (xy * gx - xx * gy) / det, 0).clip(-2, 2)
-    return np.column_stack([x + dx, y + dy]), score
 
 
 def _simcc(outputs: list[Array], config: PoseConfig) -> Float:
@@ -382,18 +344,6 @@ def _distinct(people: list[Person2D], config: PoseConfig) -> list[Person2D]:
         seen = person.confidence[:_COCO] > 0
         if len(kept) == config.people_max or person.score < config.score_min or seen.sum() < 3:
             continue
-        if not any(_alike(person, k) > config.oks_max for k in kept):
+        if not any(likeness(person, k) > config.oks_max for k in kept):
             kept.append(person)
     return kept
-
-
-def _alike(a: Person2D, b: Person2D) -> float:
-    """Return the object key point similarity of two people over the joints both show."""
-    both = (a.confidence[:_COCO] > 0) & (b.confidence[:_COCO] > 0)
-    if both.sum() < 3:
-        return 0.0
-    pa, pb = a.joints_px[:_COCO][both], b.joints_px[:_COCO][both]
-    area = max(float(np.prod(np.ptp(pb, axis=0))), float(np.prod(np.ptp(pa, axis=0))), 1.0)
-    squared = ((pa - pb) ** 2).sum(1)
-    sigma = 2 * OKS_SIGMAS[:_COCO][both]
-    return float(np.exp(-squared / (2 * sigma**2 * area)).mean())

@@ -19,7 +19,12 @@ from manypose.errors import WeightsError
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 MANIFEST = "weights.toml"
 PRECISIONS = ("fp32", "int8")
-KINDS = ("stage1", "stage2", "own")  # own: a network of the user's, described by a TOML file
+KINDS = (
+    "stage1",
+    "stage2",
+    "portrait",
+    "own",
+)  # own: a network of the user's, described by a TOML file
 _HEAD = "# Weight files of manypose: one [[network]] table for each file. Written by the program.\n"
 
 

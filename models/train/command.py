@@ -21,6 +21,10 @@ _LOG = logging.getLogger(__name__)
 # Steps with a module of their own: add_arguments(parser), run(args) -> exit code, one line of help.
 _MODULES: dict[str, tuple[str, str]] = {
     "stage1": ("manypose.models.train.stage1", "train the network that sees the people"),
+    "portraits": (
+        "manypose.models.train.portraits.command",
+        "train the network that looks at each person",
+    ),
     "stage2": ("manypose.models.train.stage2", "train the lifting to 3D"),
     "render": ("manypose.models.train.synth.command", "render people with exact truth"),
     "prepare": ("manypose.models.train.prepare", "make pictures beforehand, for slow processors"),
@@ -60,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument(
         "--second-looks", action="store_true",
         help="of a name: as manypose run, which looks twice at people near and far",
+    )  # fmt: skip
+    score.add_argument(
+        "--portraits", action="store_true",
+        help="of a name: as manypose run, which reads the joints of each person found again",
     )  # fmt: skip
     score.add_argument("--sure", type=float, help="score from which people count (default 0.3)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -107,10 +115,10 @@ def _score(args: argparse.Namespace) -> int:
 
     find = None
     if args.weights.suffix in (".pt", ".npz"):
-        if args.careful or args.second_looks:
+        if args.careful or args.second_looks or args.portraits:
             raise UsageError(
-                "--careful and --second-looks are for networks by name: give one of manypose models"
-                " list"
+                "--careful, --second-looks and --portraits are for networks by name: give one of "
+                "manypose models list"
             )
         args.size = args.size or "512x320"
         net, about, photos, size, device = stage1.to_score(args)
@@ -134,25 +142,23 @@ def _of_name(
 ) -> tuple[Predict, tuple[int, int], str, Find | None]:
     """Return the maps of a network as users run it, its input size, what it is, who finds people.
 
-    Nobody but the grouping of these maps, if no second looks are asked for.
+    Nobody but the grouping of these maps, if no further looks are asked for.
     """
-    from manypose.models import backends, careful, front_end
+    from manypose.models import backends, front_end
     from manypose.models.preprocess import size_named
     from manypose.models.train import scores
 
     name, precision = str(args.weights), args.precision
     size = size_named(args.size) if args.size else None
-    if args.careful:
-        if size or args.second_looks:
-            raise UsageError("--careful has looks of its own: leave --size and --second-looks away")
-        network = careful.load(name, "auto", args.device, args.threads, precision, 1)
+    if args.careful and (size or args.second_looks):
+        raise UsageError("--careful has looks of its own: leave --size and --second-looks away")
+    if args.careful or args.second_looks or args.portraits:
+        program = front_end.load_front_end(
+            name, "auto", args.device, args.threads, precision, size=size, careful=args.careful,
+            close_ups=args.second_looks, long_shots=args.second_looks, portraits=args.portraits,
+        )  # fmt: skip
+        network, find = program.network, scores.found_by(program)
     else:
         network = backends.load_network(name, "auto", args.device, args.threads, precision, 1, size)
-    find = None
-    if args.second_looks:
-        program = front_end.load_front_end(
-            name, "auto", args.device, args.threads, precision, size=size, close_ups=True,
-            long_shots=True,
-        )  # fmt: skip
-        find = scores.found_by(program)
+        find = None
     return scores.of_program(network), network.info.input_size, network.info.line(), find

@@ -67,8 +67,14 @@ def averaged(values: list[Tensor], weight: float, sums: list[float]) -> list[flo
     return [float(x) for x in flat[len(flat) - len(sums) :]]
 
 
-def leave() -> None:
-    """Wait for the others and part."""
+def wait() -> None:
+    """Wait until all processes are here."""
     if here()[1] > 1:
         dist.barrier()
+
+
+def leave() -> None:
+    """Wait for the others and part."""
+    wait()
+    if here()[1] > 1:
         dist.destroy_process_group()

@@ -285,6 +285,18 @@ def open_source(address: str) -> Iterator[Photo]:
         raise SourceError(f"{path} is damaged ({error}): copy it again") from None
 
 
+def shares(addresses: list[str]) -> list[float | None]:
+    """Return the `share` of every address, or None for each.
+
+    Raises:
+        UsageError: an address is wrong, or some have a share and some have not.
+    """
+    found = [parse(a)[2].get("share") for a in addresses]
+    if any(s is None for s in found) and any(s is not None for s in found):
+        raise UsageError("give share= to every source or to none")
+    return [None if s is None else float(s) for s in found]
+
+
 def mixed(addresses: list[str]) -> Iterator[Photo]:
     """Yield the photos of all addresses, weighted so that `share` is each one's part of a batch.
 
@@ -292,16 +304,13 @@ def mixed(addresses: list[str]) -> Iterator[Photo]:
         UsageError: some addresses have a share and some have not.
         SourceError: a source cannot be read or is empty.
     """
-    shares = [parse(a)[2].get("share") for a in addresses]
-    if any(s is None for s in shares) and any(s is not None for s in shares):
-        raise UsageError("give share= to every source or to none")
-    for address, share in zip(addresses, shares):
+    for address, share in zip(addresses, shares(addresses)):
         held = list(open_source(address))
         if not held:
             raise SourceError(f"{address} holds no photos: check the address")
         factor = 1.0
         if share is not None:
-            factor = float(share) / sum(p.weight for p in held)
+            factor = share / sum(p.weight for p in held)
         while held:
             item = held.pop(0)
             yield replace(item, weight=item.weight * factor)

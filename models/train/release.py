@@ -29,10 +29,10 @@ from manypose.pose.records import NetworkOutput
 
 _LOG = logging.getLogger(__name__)
 HISTORY = "history.csv"
-_OWN = "int8 for OpenVINO"
+OWN = "int8 for OpenVINO"
 _COLUMNS = ("date", "file", "pictures_seen", "minutes", "data", "ap", "ap_standard_error", "ap50",
             "pck", "input")  # fmt: skip
-_MEASURED = "## Measured"
+MEASURED = "## Measured"
 _ROWS = (
     ("AP", "OKS AP, decoded people"), ("AP50", "AP50"), ("AR", "AR"),
     ("recall", "labelled joints with a peak near"), ("pck", "PCK@0.2 torso, single athletes"),
@@ -63,7 +63,7 @@ class _Made:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``manypose train release``."""
-    parser.add_argument("weights", type=Path, help="ema.pt of a run of stage1")
+    parser.add_argument("weights", type=Path, help="ema.pt of a run of stage1 or portraits")
     parser.add_argument("--name", default="full", help="name of the network (full, light, ...)")
     parser.add_argument(
         "--size", nargs="+", default=["512x320"],
@@ -96,6 +96,10 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if not args.name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"--name {args.name}: letters, digits, - and _ only")
+    if checkpoints.read(args.weights).get("kind") == "portrait":
+        from manypose.models.train.portraits import release as portraits
+
+        return portraits.run(args)
     sizes = [size_named(text) for text in args.size]
     net, about = checkpoints.network(args.weights, "cpu")
     trained_on = args.trained_on or _sources(args.weights)
@@ -109,8 +113,9 @@ def run(args: argparse.Namespace) -> int:
         checkpoints.save_arrays(start, net.state_dict(), about)
         made = [_made(args, net, size, trained_on, pictures, photos) for size in sizes]
         facts = _facts(args.name, net, about, made, trained_on, args.licence)
-        _card(args.out / f"{args.name}.md", facts, _measured(made, args.val))
-        _add_history(args.out / HISTORY, made, about, trained_on)
+        write_card(args.out / f"{args.name}.md", facts, _measured(made, args.val))
+        rows = [(p, one.found[k], one.named) for one in made for k, p in one.files.items()]
+        add_history(args.out / HISTORY, rows, about, trained_on)
     except OSError as error:
         raise OutputError(
             f"cannot write {args.out} ({error.strerror}): choose another --out"
@@ -142,9 +147,9 @@ def _made(
     )
     reports = {"int8": quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)}
     if all(importlib.util.find_spec(name) for name in ("nncf", "openvino")):
-        files[_OWN] = args.out / f"{stem}.xml"
-        reports[_OWN] = quantise.quantise_openvino(
-            files["fp32"], files[_OWN], pictures, True, args.count
+        files[OWN] = args.out / f"{stem}.xml"
+        reports[OWN] = quantise.quantise_openvino(
+            files["fp32"], files[OWN], pictures, True, args.count
         )
     found = {
         kind: scores.evaluate(photos, of_file(path, width, height)) for kind, path in files.items()
@@ -179,7 +184,7 @@ def _facts(
     name: str, net: Any, about: dict[str, Any], made: Sequence[_Made], trained_on: str, licence: str
 ) -> str:
     count = sum(p.numel() for p in net.parameters()) / 1e6
-    rows = [f"| `{p.name}` | {kind} | {_bytes(p) / 1e6:.1f} MB | {one.named} |"
+    rows = [f"| `{p.name}` | {kind} | {file_bytes(p) / 1e6:.1f} MB | {one.named} |"
             for one in made for kind, p in one.files.items()]  # fmt: skip
     return "\n".join([
         f"# Model card: {name} (Stage I)", "", "| file | precision | size | input |",
@@ -193,14 +198,15 @@ def _facts(
     ])  # fmt: skip
 
 
-def _bytes(path: Path) -> int:
+def file_bytes(path: Path) -> int:
+    """Return the size of a weight file; of an OpenVINO .xml with its .bin."""
     twin = path.with_suffix(".bin")
     return path.stat().st_size + (twin.stat().st_size if path.suffix == ".xml" else 0)
 
 
 def _measured(made: Sequence[_Made], val: Sequence[str]) -> str:
     held = ", ".join(Path(readers.parse(a)[1]).name for a in val)
-    lines = [_MEASURED, "", f"Hold-out {held}, through the product's decoder."]
+    lines = [MEASURED, "", f"Hold-out {held}, through the product's decoder."]
     for one in made:
         limit = f" (its ceiling on perfect maps: AP {one.top['AP']:.3f})" if one.top else ""
         lines += ["", f"Input {one.named}{limit}:", "", f"| | {' | '.join(one.found)} |",
@@ -222,12 +228,12 @@ def _measured(made: Sequence[_Made], val: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _card(path: Path, facts: str, measured: str) -> None:
+def write_card(path: Path, facts: str, measured: str) -> None:
     """Write the card; in one that is there, only the section of scores is renewed."""
     text = facts + "\n" + measured
     if path.exists():
         old = path.read_text(encoding="utf-8")
-        before, found, rest = old.partition(_MEASURED)
+        before, found, rest = old.partition(MEASURED)
         after = rest.partition("\n## ")[2]
         text = (before if found else old.rstrip() + "\n\n") + measured
         text += f"\n## {after}" if after else ""
@@ -236,19 +242,19 @@ def _card(path: Path, facts: str, measured: str) -> None:
     part.replace(path)
 
 
-def _add_history(path: Path, made: Sequence[_Made], about: dict[str, Any], trained_on: str) -> None:
+def add_history(
+    path: Path, scored: Sequence[tuple[Path, dict[str, float], str]], about: dict[str, Any],
+    trained_on: str,
+) -> None:  # fmt: skip
+    """Append a line for each file, with its scores and the input they were measured at."""
     old = path.read_text(encoding="utf-8") if path.exists() else ",".join(_COLUMNS) + "\n"
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="", encoding="utf-8") as file:
         file.write(old)
         table = csv.writer(file, lineterminator="\n")
         today = datetime.now(UTC).date().isoformat()
-        for one in made:
-            for kind, of in one.files.items():
-                s = one.found[kind]
-                scored = [
-                    f"{s[k]:.3f}" if k in s else "" for k in ("AP", "ap_error", "AP50", "pck")
-                ]
-                seen = about.get("images", ""), round(float(about.get("minutes", 0)))
-                table.writerow([today, of.name, *seen, trained_on, *scored, one.named])
+        seen = about.get("images", ""), round(float(about.get("minutes", 0)))
+        for of, s, size in scored:
+            told = [f"{s[k]:.3f}" if k in s else "" for k in ("AP", "ap_error", "AP50", "pck")]
+            table.writerow([today, of.name, *seen, trained_on, *told, size])
     part.replace(path)

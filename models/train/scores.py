@@ -156,7 +156,7 @@ def evaluate(
         out.update(coco_scores(crowd))
         out.update(_matching([(p, f) for p, f in crowd if len(p.joints_px)], sure))
     if single:
-        out["pck"] = _pck(single)
+        out["pck"] = pck(single)
     hits = np.concatenate([h for _, _, h, _ in results])
     if len(hits):
         out["recall"] = float(hits.mean())
@@ -278,7 +278,7 @@ def _ignored(person: Person2D, item: Photo) -> bool:
     return float(inside.mean()) > 0.5
 
 
-def _pck(results: list[tuple[Photo, list[Person2D]]], share: float = 0.2) -> float:
+def pck(results: list[tuple[Photo, list[Person2D]]], share: float = 0.2) -> float:
     hit = total = 0
     for item, people in results:
         joints = item.joints_px[0] if len(item.joints_px) else np.zeros((len(MIRROR_2D), 3))

@@ -60,7 +60,7 @@ def label_sheet(path: Path, batch: Batch, count: int = 16) -> None:
             (t.heatmap_weight[i].amax(0) < 0.05).cpu().numpy(),
         )  # fmt: skip
         tiles.append(np.hstack([draw_people(image, list(zip(joints, seen))), maps]))
-    _write(path, tiles, 2)
+    write(path, tiles, 2)
 
 
 def _maps(image: Array, heat: Array, pafs: Array, hidden: Array) -> Array:
@@ -91,14 +91,19 @@ def people_sheet(path: Path, found: Sequence[Decoded], score_min: float = 0.15) 
         tile = np.zeros((360, 480, 3), np.uint8)
         tile[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         tiles.append(tile)
-    _write(path, tiles, 4)
+    write(path, tiles, 4)
 
 
 def _drawn(person: Person2D) -> tuple[Array, Array]:
     return person.joints_px, person.confidence > 0
 
 
-def _write(path: Path, tiles: list[Array], columns: int) -> None:
+def write(path: Path, tiles: list[Array], columns: int) -> None:
+    """Write tiles of one size (H, W, 3) as a sheet of so many columns; nothing if there are none.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     if not tiles:
         return
     blank = np.zeros_like(tiles[0])

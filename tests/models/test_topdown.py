@@ -15,6 +15,7 @@ from manypose.errors import ConfigError, ManyposeError, WeightsError
 from manypose.models import own_networks, topdown
 from manypose.models.front_end import load_front_end
 from manypose.models.own_networks import DetectorConfig, PoseConfig
+from manypose.pose import portraits
 from manypose.pose.joints import COCO_NAMES, INDEX_2D
 from manypose.pose.records import Frame
 
@@ -126,7 +127,7 @@ def test_a_sub_cell_peak_is_exact_away_from_the_border() -> None:
     wanted = np.array([[20.3, 31.8], [5.5, 7.25], [40.1, 55.0]])
     maps = np.stack([np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 8.0) for x, y in wanted])
     for blur in (1, 3, 7):
-        xy, score = topdown._peaks(maps.astype(np.float32), blur)
+        xy, score = portraits.highest(maps.astype(np.float32), blur)
         np.testing.assert_allclose(xy, wanted, atol=0.02)
         assert (score > 0.9).all()
 
@@ -134,7 +135,7 @@ def test_a_sub_cell_peak_is_exact_away_from_the_border() -> None:
 def test_a_peak_at_the_border_stays_there() -> None:
     maps = np.zeros((2, 12, 10), np.float32)
     maps[0, 0, 0] = maps[1, 11, 9] = 1
-    xy, _ = topdown._peaks(maps, 7)
+    xy, _ = portraits.highest(maps, 7)
     np.testing.assert_array_equal(xy, [[0, 0], [9, 11]])
 
 

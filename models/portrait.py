@@ -1,0 +1,61 @@
+"""The network of portraits: one person's part of the picture to heat-maps and bones.
+
+A bottom-up network reads people of all sizes at once; this one is shown each of them upright in the
+middle, always as large. What it has to learn is so much less that a small network and a few hours
+suffice. Source of the idea: Xiao et al. 2018, "Simple Baselines for Human Pose Estimation".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from manypose.models import selecsls
+from manypose.models.selecsls import conv_bn, scaled
+from manypose.pose.joints import JOINTS, JOINTS_2D
+
+
+class PortraitMaps(NamedTuple):
+    """What the network answers for B people."""
+
+    heatmaps: Tensor  # (B, K, h, w) at stride 4
+    bones: Tensor  # (B, 3 J) in units of `joints.BONE_UNIT_M`, axes of a camera that looks at them
+
+
+class Portrait(nn.Module):
+    """Parts of pictures (B, 3, H, W), BGR in [0, 1], sides multiples of 16, to `PortraitMaps`.
+
+    width: factor on all channel counts.
+    """
+
+    def __init__(self, width: float = 0.375) -> None:
+        super().__init__()
+        self.width = width
+        self.backbone = selecsls.build("selecsls42", 0, width)
+        _, c4, c8, c16 = self.backbone.channels
+        n4, n8, n16 = scaled(96, width), scaled(128, width), scaled(192, width)
+        self.smooth16 = nn.Sequential(conv_bn(c16, n16, 1), conv_bn(n16, n16), conv_bn(n16, n16))
+        self.lateral8 = conv_bn(c8, n8, 1)
+        self.smooth8 = conv_bn(n16 + n8, n8)
+        self.lateral4 = conv_bn(c4, n4, 1)
+        self.smooth4 = nn.Sequential(conv_bn(n8 + n4, n4), conv_bn(n4, n4))
+        self.maps = nn.Conv2d(n4, len(JOINTS_2D), 1)
+        self.body = nn.Sequential(conv_bn(n16 + n8, n16, 3, 2), conv_bn(n16, n16))
+        self.bones = nn.Linear(n16, 3 * len(JOINTS))
+        for last in (self.maps, self.bones):
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> PortraitMaps:
+        """Return heat-maps and bones."""
+        _, f4, f8, f16 = self.backbone.forward_taps(x - 0.5)
+        f8 = torch.cat([_twice(self.smooth16(f16)), self.lateral8(f8)], 1)
+        f4 = torch.cat([_twice(self.smooth8(f8)), self.lateral4(f4)], 1)
+        heatmaps = self.maps(self.smooth4(f4))
+        return PortraitMaps(heatmaps, self.bones(self.body(f8).mean(3).mean(2)))
+
+
+def _twice(x: Tensor) -> Tensor:
+    return nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

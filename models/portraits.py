@@ -1,0 +1,119 @@
+"""The network of portraits as a callable: people found in a picture are each looked at again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from manypose.errors import WeightsError
+from manypose.models import choice, weights
+from manypose.models.preprocess import BORDER, scale
+from manypose.models.sessions import Array, Wish
+from manypose.pose import portraits
+from manypose.pose.joints import JOINTS_2D
+from manypose.pose.portraits import HEIGHT, WIDTH, Part
+from manypose.pose.records import Float, Person2D, Picture, UInt8
+
+log = logging.getLogger(__name__)
+
+NAME = "portrait"
+_LOOKS = 2  # at most, where the first showed that somebody reaches farther than was known
+Answer = Callable[[UInt8], dict[str, Array]]
+
+
+class Portraits:
+    """Reads the joints of each person again in a small picture of their own.
+
+    answer: the network, portraits (N, 128, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
+    3 J). bones: whether these are passed on.
+    """
+
+    def __init__(self, answer: Answer, bones: bool = True) -> None:
+        self._answer = answer
+        self._bones = bones
+
+    def __call__(
+        self, picture: UInt8 | Picture, people: Sequence[Person2D], width: int, height: int
+    ) -> list[Person2D]:
+        """Return the people of a picture of width x height px as their portraits show them.
+
+        Who is nobody in their portrait, or somebody else once more, is left out; best first.
+        """
+        candidates = portraits.worth(people)
+        if not candidates:
+            return []
+        boxes = portraits.boxes(candidates)
+        found = self._read(picture, boxes, width, height)
+        for _ in range(_LOOKS - 1):
+            there = [n for n, p in enumerate(found) if p is not None]
+            if not there:
+                break
+            anew = portraits.boxes([p for p in found if p is not None])
+            again = portraits.moved(boxes[there], anew)
+            for n, p in zip(
+                np.array(there)[again], self._read(picture, anew[again], width, height)
+            ):
+                found[n] = p or found[n]
+            boxes[there] = anew
+        return portraits.distinct([p for p in found if p is not None])
+
+    def _read(
+        self, picture: UInt8 | Picture, boxes: Float, width: int, height: int
+    ) -> list[Person2D | None]:
+        """Return who is in each box (N, 4), image px."""
+        parts = [portraits.seen_in(box, width, height) for box in boxes]
+        inside = [part for part in parts if part is not None]
+        if not inside:
+            return [None] * len(parts)
+        told = self._answer(np.stack([portrait(picture, part) for part in inside]))
+        joints, sure = portraits.read(told["heatmaps"], inside)
+        bones = told.get("bones") if self._bones else None
+        encodings = None if bones is None else np.repeat(bones[:, None], len(JOINTS_2D), 1)
+        readings = iter(
+            portraits.person(joints[n], sure[n], None if encodings is None else encodings[n])
+            for n in range(len(inside))
+        )
+        return [None if part is None else next(readings) for part in parts]
+
+
+def portrait(picture: UInt8 | Picture, part: Part) -> UInt8:
+    """Return the portrait (128, 96, 3) of a part of a picture."""
+    out = np.full((HEIGHT, WIDTH, 3), BORDER, np.uint8)
+    x0, y0, x1, y1 = part.place
+    if not isinstance(picture, np.ndarray):
+        some = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+        scale(picture, some, part.part)
+        out[y0:y1, x0:x1] = some
+    else:
+        scale(picture, out[y0:y1, x0:x1], part.part)
+    return out
+
+
+def load_portraits(
+    backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "auto",
+    batch: int = 1, bones: bool = True,
+) -> Portraits:  # fmt: skip
+    """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
+
+    Raises:
+        WeightsError: its files are missing or damaged.
+        DeviceError: engine or device cannot be had.
+    """
+    rows = weights.find(NAME, ("portrait",))
+    wanted = {"bf16": "fp32", "fp16": "fp32"}.get(precision, precision)
+    some = [r for r in rows if r.precision == wanted] or rows
+    digest = {row.path: weights.verify(row) for row in some}
+    if any(row.input_size != (WIDTH, HEIGHT) for row in some):
+        raise WeightsError(f"{NAME}: not of this version of manypose; reinstall it")
+    outputs = () if bones else ("heatmaps",)
+    wish = Wish(device, threads, precision, batch, None, outputs)
+    if wanted not in weights.PRECISIONS:
+        wish = replace(wish, precision="auto")
+    row, _, session, chosen = choice.placed(some, backend, wish, digest)
+    log.info(
+        "portraits: %s (%s) by %s; %s", row.path.name, session.precision, session.engine, chosen
+    )
+    return Portraits(session.run, bones)

@@ -1,0 +1,1 @@
+"""Training of the network of portraits: one person's part of a picture to joints and bones."""

@@ -1,0 +1,354 @@
+"""The training loop of the network of portraits; a schedule that follows the clock.
+
+The folder of a run holds last.pt (to go on), ema.pt (the averaged weights, with parts to send),
+portraits.csv, labels.jpg and people.jpg.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from manypose.errors import ManyposeError, OutputError, WeightsError
+from manypose.models.portrait import Portrait
+from manypose.models.train import checkpoints, muon, ranks, sheets
+from manypose.models.train.losses import heatmap_loss
+from manypose.models.train.portraits import hold_out
+from manypose.models.train.portraits.batch import Batch, Drawer, Variation
+from manypose.models.train.portraits.hold_out import HoldOut
+from manypose.models.train.recipe import step_size
+from manypose.models.train.stop import Stop
+from manypose.models.train.student import bf16_here, channels_last
+
+_LOG = logging.getLogger(__name__)
+KIND = "portrait"
+TABLE = "portraits.csv"
+_COLUMNS = ("step", "portraits", "minutes", "lr", "heatmaps", "bones", "per_s", "AP", "ap_error",
+            "AP50", "AR", "pck", "pose_mm", "pose_constant_mm")  # fmt: skip
+_PROGRESS_S = 10.0
+_BEND = 0.2  # of the smooth L1: network units, 5 cm
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to train; times in minutes and seconds."""
+
+    minutes: float = 60.0
+    width: float = 0.375
+    batch: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    clip: float = 5.0
+    weight_bones: float = 0.3
+    average_s: float = 6.0  # several processes average their weights so often
+    score_every_s: float = 600.0
+    save_every_s: float = 120.0
+    steps: int | None = None  # ends after so many steps instead of after `minutes`
+    seed: int = 0
+    how: Variation = field(default_factory=Variation)
+
+
+def train(
+    plan: Plan, drawer: Drawer, held: HoldOut, out: Path, init: Path | None, resume: bool,
+    began: float,
+) -> dict[str, float]:  # fmt: skip
+    """Train into the folder `out` and return the last scores.
+
+    began: `time.monotonic()` from which the minutes count.
+
+    Raises:
+        ManyposeError: the losses are not finite any more.
+        WeightsError: `init` or last.pt are of another network.
+        OutputError: `out` cannot be written.
+    """
+    run = _Run(plan, drawer, held, out, began)
+    if resume and (out / checkpoints.LAST).exists():
+        run.restore()
+    elif init is not None:
+        start_from(run.net, init)
+        run.mean.load_state_dict(run.net.state_dict())
+    stop = Stop()
+    with stop.armed():
+        return run.go(stop)
+
+
+def start_from(net: Portrait, init: Path) -> None:
+    """Load the weights of a network of portraits, or the backbone of Stage I.
+
+    Raises:
+        WeightsError: they are of another network.
+    """
+    content = checkpoints.read(init)
+    weights = content.get("ema")
+    if not isinstance(weights, dict):
+        raise WeightsError(f"{init} has no averaged weights: choose the ema.pt of a training run")
+    if content.get("kind") == KIND:
+        checkpoints.load_weights(net, weights, init)
+        return
+    prefix = "backbone."
+    backbone = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    checkpoints.load_weights(net.backbone, backbone, init)
+
+
+def network(path: Path) -> tuple[Portrait, dict[str, Any]]:
+    """Return the network with the averaged weights of a file, and what the file says of itself.
+
+    Raises:
+        WeightsError: the file is missing, damaged or of another network.
+    """
+    content = checkpoints.read(path)
+    weights = content.pop("ema", None)
+    if content.get("kind") != KIND or not isinstance(weights, dict):
+        raise WeightsError(f"{path} has no weights of portraits: see manypose train portraits")
+    net = Portrait(float(content["width"]))
+    checkpoints.load_weights(net, weights, path)
+    return net, content
+
+
+class _Run:
+    """State of one run."""
+
+    def __init__(self, plan: Plan, drawer: Drawer, held: HoldOut, out: Path, began: float) -> None:
+        self.plan, self.drawer, self.held, self.out, self.began = plan, drawer, held, out, began
+        self.rank, self.world = ranks.here()
+        self.device = drawer.device
+        self.bf16 = bf16_here(self.device)
+        torch.manual_seed(plan.seed)
+        self.net = Portrait(plan.width).to(self.device)
+        channels_last(self.net)
+        self.mean = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self.optimizer = muon.Muon(muon.grouped(self.net, plan.weight_decay, plan.lr), plan.lr)
+        self.step = self.portraits = self.alone = 0
+        self.used_s = self.reserve_s = 0.0
+        self.sums = torch.zeros(2, device=self.device)
+        self.count = 0
+        self.mark = (0, time.monotonic())
+        self.exchanged = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from last.pt."""
+        path = self.out / checkpoints.LAST
+        content = checkpoints.read(path, self.device)
+        checkpoints.load_weights(self.net, content.get("net", {}), path)
+        checkpoints.load_weights(self.mean, content["mean"], path)
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.portraits = content["step"], content["portraits"]
+        self.used_s = content["used_s"]
+        self.mark = (self.portraits, time.monotonic())
+        if self.rank == 0:
+            self.drawer.rng.set_state(content["rng"].cpu())
+        else:
+            self.drawer.rng.manual_seed(self.plan.seed + 1_000_003 * self.rank + self.step)
+
+    def clock_s(self) -> float:
+        """Return the seconds that this run has used, over all its stretches."""
+        return self.used_s + time.monotonic() - self.began
+
+    def share(self) -> float:
+        """Return how much of the run is over, in [0, 1]."""
+        if self.plan.steps is not None:
+            return min(self.step / self.plan.steps, 1.0)
+        return min(self.clock_s() / max(60 * self.plan.minutes - self.reserve_s, 1e-6), 1.0)
+
+    def go(self, stop: Stop) -> dict[str, float]:
+        """Run to the end or to a signal; returns the last scores."""
+        found: dict[str, float] = {}
+        shown = saved = scored = time.monotonic()
+        if self.rank == 0 and self.step == 0:
+            _begin(self.out)
+            picture = self.drawer.take(40, self.plan.how)
+            label_sheet(self.out / "labels.jpg", picture)
+        while True:
+            share, stopped = self._agreed(stop.number is not None)
+            if stopped or share >= 1:
+                break
+            self._one_step(share)
+            now = time.monotonic()
+            if self.rank:
+                continue
+            if now - shown > _PROGRESS_S:
+                self._progress(share)
+                shown = now
+            if now - scored > self.plan.score_every_s:
+                found = self._report()
+                shown = saved = scored = time.monotonic()
+            elif now - saved > self.plan.save_every_s:
+                self.save(found)
+                saved = time.monotonic()
+        if self.rank == 0:
+            self.save(found)
+            if stop.number is None:
+                found = self._report()
+        ranks.leave()
+        return found
+
+    @torch.no_grad()
+    def _agreed(self, stopped: bool) -> tuple[float, bool]:
+        """Return the run's share and whether to stop; now and then weights become their mean."""
+        share = self.share()
+        if self.world == 1:
+            return share, stopped
+        over = share >= 1 if self.plan.steps is None else False
+        if time.monotonic() - self.exchanged < self.plan.average_s and not over:
+            return min(share, 1 - 1e-6), False
+        sums = [share if self.rank == 0 else 0.0, float(stopped), float(self.alone)]
+        values = [v for v in self.net.state_dict().values() if v.is_floating_point()]
+        share, stops, count = ranks.averaged(values, self.alone, sums)
+        self.portraits += round(count)
+        self.alone, self.exchanged = 0, time.monotonic()
+        return share, stops > 0
+
+    def _one_step(self, share: float) -> None:
+        plan = self.plan
+        for group in self.optimizer.param_groups:
+            group["lr"] = step_size(share, plan.lr)
+        batch = self.drawer.take(plan.batch, plan.how)
+        pieces = self._losses(batch)
+        (pieces[0] + plan.weight_bones * pieces[1]).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.net.parameters(), plan.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.alone += plan.batch
+        if self.world == 1:
+            self.portraits, self.alone = self.portraits + plan.batch, 0
+        keep = min(plan.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(_floats(self.mean), _floats(self.net), 1 - keep)
+            self.sums += pieces.detach()
+        self.count += 1
+
+    def _losses(self, batch: Batch) -> Tensor:
+        self.net.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            answer = self.net(batch.images)
+        heat = heatmap_loss(answer.heatmaps.float(), batch.heatmaps, batch.weight)
+        error = functional.smooth_l1_loss(
+            answer.bones.float(), batch.bones, reduction="none", beta=_BEND
+        )
+        bones = (error * batch.weight_bones).sum() / batch.weight_bones.sum().clamp_min(1)
+        return torch.stack([heat, 3 * bones])
+
+    def _check(self) -> np.ndarray:
+        mean: np.ndarray = (self.sums / max(self.count, 1)).cpu().numpy()
+        if not np.isfinite(mean).all():
+            raise ManyposeError(
+                f"the losses are not finite after step {self.step}: resume from the last "
+                f"checkpoint with a smaller --lr than {self.plan.lr:g}"
+            )
+        return mean
+
+    def _rate(self) -> float:
+        return (self.portraits - self.mark[0]) / max(time.monotonic() - self.mark[1], 1e-6)
+
+    def _progress(self, share: float) -> None:
+        heat, bones = self._check()
+        left = (1 - share) * self.clock_s() / max(share, 1e-6) / 60
+        _LOG.info("step %d, %.0f %%: heat-maps %.3f bones %.3f, %.0f portraits/s, %.1f min left",
+                  self.step, 100 * share, heat, bones, self._rate(), left)  # fmt: skip
+
+    def _report(self) -> dict[str, float]:
+        began = time.monotonic()
+        heat, bones = self._check()
+        found = self.held.score(hold_out.of_network(self.mean, self.device))
+        row = {
+            "step": self.step, "portraits": self.portraits,
+            "minutes": round(self.clock_s() / 60, 2), "lr": self.optimizer.param_groups[0]["lr"],
+            "heatmaps": float(heat), "bones": float(bones), "per_s": round(self._rate(), 1),
+            **found,
+        }  # fmt: skip
+        _add(self.out, row)
+        self._sheet()
+        told = ", ".join(f"{k} {v:.3f}" if v < 5 else f"{k} {v:.0f}" for k, v in found.items())
+        _LOG.info("step %d, %d portraits: losses %.3f %.3f; true boxes: %s",
+                  self.step, self.portraits, heat, bones, told or "nobody to score on")  # fmt: skip
+        self.save(found)
+        self.sums.zero_()
+        self.count, self.mark = 0, (self.portraits, time.monotonic())
+        self.reserve_s = 1.1 * (time.monotonic() - began)
+        return found
+
+    def _sheet(self) -> None:
+        some = self.held.portraits[:48]
+        if not len(some):
+            return
+        maps, _ = hold_out.of_network(self.mean, self.device)(some)
+        plain = np.array([[1.0, 0, 0], [0, 1, 0]])
+        tiles = []
+        for image, heat in zip(some, maps):
+            person = hold_out.person(heat, plain)
+            tiles.append(_tile(image, person.joints_px, person.confidence > 0.15))
+        sheets.write(self.out / "people.jpg", tiles, 12)
+
+    def save(self, scores: dict[str, float]) -> None:
+        """Write last.pt and the averaged weights."""
+        self._check()
+        content = {
+            "net": self.net.state_dict(), "mean": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "step": self.step,
+            "portraits": self.portraits, "used_s": float(self.clock_s()),
+            "rng": self.drawer.rng.get_state(),
+        }  # fmt: skip
+        checkpoints.save(self.out / checkpoints.LAST, content)
+        about = {
+            "kind": KIND, "width": float(self.plan.width), "step": self.step,
+            "images": self.portraits, "minutes": float(self.clock_s() / 60),
+            "scores": {k: float(v) for k, v in scores.items()},
+        }  # fmt: skip
+        checkpoints.save_weights(self.out, self.mean, about)
+
+
+def _floats(net: nn.Module) -> list[Tensor]:
+    return [v for v in net.state_dict().values() if v.is_floating_point()]
+
+
+def label_sheet(path: Path, batch: Batch) -> None:
+    """Write portraits of a batch with their labels, each beside the sum of its maps."""
+    tiles = []
+    for image, joints, heat, weight in zip(
+        batch.images, batch.joints_px, batch.heatmaps, batch.weight
+    ):
+        pixels = (255 * image.permute(1, 2, 0)).byte().cpu().numpy()
+        seen = (heat.amax((1, 2)) > 0).cpu().numpy()
+        veil = (255 * (heat * (weight > 0.3)).amax(0)).byte().cpu().numpy()
+        beside = _tile(np.repeat(veil[..., None], 3, 2).repeat(4, 0).repeat(4, 1))
+        tiles.append(np.hstack([_tile(pixels, joints.cpu().numpy(), seen), beside]))
+    sheets.write(path, tiles, 8)
+
+
+def _tile(
+    image: np.ndarray, joints: np.ndarray | None = None, seen: np.ndarray | None = None
+) -> np.ndarray:
+    larger = image.repeat(2, 0).repeat(2, 1)
+    if joints is None or seen is None:
+        return larger
+    return sheets.draw_people(larger, [(2 * joints + 0.5, seen)])
+
+
+def _begin(out: Path) -> None:
+    _write(out, ",".join(_COLUMNS) + "\n", "w")
+
+
+def _add(out: Path, row: dict[str, Any]) -> None:
+    values = [row.get(c, "") for c in _COLUMNS]
+    text = ",".join(f"{v:.5g}" if isinstance(v, float) else str(v) for v in values)
+    _write(out, text + "\n", "a")
+
+
+def _write(out: Path, text: str, mode: str) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / TABLE).open(mode, encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise OutputError(f"cannot write {out} ({error.strerror}): choose another --out") from None

@@ -1,0 +1,173 @@
+"""Each person's own part of a picture: where it is, and the joints in maps made of it.
+
+What the whole picture gave are people found; where exactly their joints are is read again, each
+person upright in the middle of a small picture of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from manypose.pose.joining import statures
+from manypose.pose.joints import COCO_NAMES, OKS_SIGMAS
+from manypose.pose.records import Box, Person2D
+
+Float = NDArray[np.floating[Any]]
+
+WIDTH, HEIGHT = 96, 128  # px of our network's input
+STRIDE = 4  # of its maps
+LARGER = 1.25  # than the person's box
+_C = len(COCO_NAMES)
+_CANDIDATE = 0.1  # the score from which somebody found is looked at
+_ROUND = 0.1  # of the longer side: what a box shows round the joints
+_LEAST = 0.5  # of the stature: the side of a box round a few joints
+_SEEN = 0.2  # the height of a map from which a joint is seen
+_JOINTS_MIN = 3
+_BLUR = 5  # cells
+_ONE = 0.7  # the likeness from which two people are one
+_MOVED = 0.7  # boxes that overlap less are two: the new one is looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A person's part of a picture and where it lies in the portrait, px; the rest is grey.
+
+    part: corners in the picture, on even px; place: corners x0 y0 x1 y1 in the portrait.
+    """
+
+    part: Box
+    place: Box
+
+
+def boxes(people: Sequence[Person2D]) -> Float:
+    """Return corners x1 y1 x2 y2 (N, 4), image px, round people of whom some joint is seen."""
+    points = np.array([np.where(p.confidence[:, None] > 0, p.joints_px, np.nan) for p in people])
+    low, high = np.nanmin(points, 1), np.nanmax(points, 1)
+    side = (high - low).max(1)
+    margin = np.maximum(_ROUND * side, 0.5 * (_LEAST * statures(points) - side)).clip(2)[:, None]
+    return np.concatenate([low - margin, high + margin], 1)
+
+
+def seen_in(box_px: Float, width: int, height: int) -> Part | None:
+    """Return the part of a picture of width x height px that shows a box, None outside of it."""
+    affine = part_of(box_px, WIDTH, HEIGHT, LARGER)
+    scale = affine[0, 0]
+    start = (-0.5 - affine[:, 2]) / scale + 0.5  # of the portrait, in px areas of the picture
+    end = start + np.array([WIDTH, HEIGHT]) / scale
+    x0, y0 = (2 * max(int(v // 2), 0) for v in start)
+    x1, y1 = (min(2 * int(-(-v // 2)), m) for v, m in zip(end, (width, height)))
+    if x1 - x0 < 2 or y1 - y0 < 2:
+        return None
+    place = [round(v) for v in ((x0, y0, x1, y1) - np.tile(start, 2)) * scale]
+    left, top = max(place[0], 0), max(place[1], 0)
+    right, bottom = min(place[2], WIDTH), min(place[3], HEIGHT)
+    if right <= left or bottom <= top:
+        return None
+    return Part((x0, y0, x1, y1), (left, top, right, bottom))
+
+
+def read(maps: Float, parts: Sequence[Part]) -> tuple[Float, Float]:
+    """Return joints (N, K, 2), image px, and how sure they are (N, K), of maps (N, K, h, w)."""
+    n, k, h, w = maps.shape
+    cells, score = highest(np.clip(maps, 0, 1).reshape(-1, h, w), _BLUR)
+    px = (cells * STRIDE + STRIDE / 2).reshape(n, k, 2)  # px areas of the portrait
+    part = np.array([p.part for p in parts], float)
+    place = np.array([p.place for p in parts], float)
+    scale = (part[:, 2:] - part[:, :2]) / (place[:, 2:] - place[:, :2])
+    image = (px - place[:, None, :2]) * scale[:, None] + part[:, None, :2] - 0.5
+    return image, score.reshape(n, k)
+
+
+def person(joints_px: Float, sure: Float, encoding: Float | None = None) -> Person2D | None:
+    """Return the person of a portrait's joints (K, 2), image px, or None if nobody is there."""
+    seen = sure >= _SEEN
+    if seen.sum() < _JOINTS_MIN:
+        return None
+    confidence = np.where(seen, sure, 0).clip(0, 1)
+    score = float((sure[:_C] ** 2).sum() / sure[:_C].sum() * np.sqrt(seen[:_C].mean()))
+    told = None if encoding is None else np.where(seen[:, None], encoding, np.nan)
+    return Person2D(np.where(seen[:, None], joints_px, np.nan), confidence, min(score, 1.0), told)
+
+
+def moved(before_px: Float, after_px: Float) -> NDArray[np.bool_]:
+    """Return whether boxes (N, 4) show something else than those before."""
+    low = np.maximum(before_px[:, :2], after_px[:, :2])
+    high = np.minimum(before_px[:, 2:], after_px[:, 2:])
+    both = (high - low).clip(0).prod(1)
+    areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (before_px, after_px)]
+    return np.asarray(both < _MOVED * (areas[0] + areas[1] - both))
+
+
+def distinct(people: Sequence[Person2D]) -> list[Person2D]:
+    """Return the people, best first, without those who are somebody better once more."""
+    kept: list[Person2D] = []
+    for candidate in sorted(people, key=lambda p: -p.score):
+        if not any(likeness(candidate, k) > _ONE for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+def likeness(a: Person2D, b: Person2D) -> float:
+    """Return the object key point similarity of two people over the joints that both show."""
+    both = (a.confidence[:_C] > 0) & (b.confidence[:_C] > 0)
+    if both.sum() < _JOINTS_MIN:
+        return 0.0
+    pa, pb = a.joints_px[:_C][both], b.joints_px[:_C][both]
+    area = max(float(np.prod(np.ptp(pb, axis=0))), float(np.prod(np.ptp(pa, axis=0))), 1.0)
+    squared = ((pa - pb) ** 2).sum(1)
+    sigma = 2 * OKS_SIGMAS[:_C][both]
+    return float(np.exp(-squared / (2 * sigma**2 * area)).mean())
+
+
+def worth(people: Sequence[Person2D]) -> list[Person2D]:
+    """Return the people found who are worth a look."""
+    return [p for p in people if p.score >= _CANDIDATE and (p.confidence > 0).any()]
+
+
+def part_of(box_px: Float, width: int, height: int, larger: float) -> Float:
+    """Return the affine (2, 3), image px -> px of a part of width x height, that shows a box.
+
+    box_px: corners x1 y1 x2 y2; it is made `larger` and comes to lie in the middle.
+    """
+    x1, y1, x2, y2 = box_px[:4]
+    w, h = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
+    scale = width / (larger * max(w, h * width / height))
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    return np.array([[scale, 0, width / 2 - scale * x], [0, scale, height / 2 - scale * y]])
+
+
+def highest(maps: Float, blur: int) -> tuple[Float, Float]:
+    """Return x, y (M, 2) in cells and height (M,) of the largest peak of each map (M, h, w).
+
+    One Newton step on the logarithm of the map smoothed over `blur` cells (odd; 1: not at all);
+    maps are smoothed round the peak only. Source: Zhang et al. 2020 (DARK), section 3.2.
+    """
+    m, h, w = maps.shape
+    at = maps.reshape(m, -1).argmax(1)
+    y, x = np.divmod(at, w)
+    score = maps.reshape(m, -1)[np.arange(m), at]
+    reach = 2 + blur // 2
+    padded = np.pad(maps, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
+    side = np.arange(2 * reach + 1)
+    patch = padded[
+        np.arange(m)[:, None, None], y[:, None, None] + side[:, None], x[:, None, None] + side
+    ]
+    kernel = cv2.getGaussianKernel(blur, 0)[:, 0]
+    smooth = np.stack([np.convolve(row, kernel, "valid") for row in np.eye(len(side))], 1)
+    g = np.log(np.maximum(smooth @ patch @ smooth.T, 1e-9))
+    gx, gy = (g[:, 2, 3] - g[:, 2, 1]) / 2, (g[:, 3, 2] - g[:, 1, 2]) / 2
+    xx = (g[:, 2, 4] - 2 * g[:, 2, 2] + g[:, 2, 0]) / 4
+    yy = (g[:, 4, 2] - 2 * g[:, 2, 2] + g[:, 0, 2]) / 4
+    xy = (g[:, 3, 3] - g[:, 1, 3] - g[:, 3, 1] + g[:, 1, 1]) / 4
+    det = xx * yy - xy * xy
+    inner = (x > 1) & (x < w - 2) & (y > 1) & (y < h - 2) & (np.abs(det) > 1e-10)
+    det = np.where(inner, det, 1)
+    dx = np.where(inner, (xy * gy - yy * gx) / det, 0).clip(-2, 2)
+    dy = np.where(inner, (xy * gx - xx * gy) / det, 0).clip(-2, 2)
+    return np.column_stack([x + dx, y + dy]), score
