@@ -13,9 +13,12 @@ from manypose.app.config import Config
 from manypose.pose.detector import Detector, Lift
 from manypose.pose.estimator import Estimator, Follower, FollowerConfig
 from manypose.pose.grouping import GroupingConfig
+from manypose.pose.records import Float, Frame, Person2D
+from manypose.pose.regained import Look
 
 if TYPE_CHECKING:
     from manypose.app.finder import Finder
+    from manypose.models.portraits import Portraits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +30,7 @@ class Engine:
     detector, or, if it is parallel, in calls by so many threads (`app.flow` does either). adaptive
     is the network if its input size follows the rate (`models.adaptive`). finder is a process that
     may find people instead of the detector here (`app.finder`). lift is Stage II, for followers who
-    put readings right.
+    put readings right; look finds people of whom is known where they must be.
     """
 
     detector: Detector
@@ -38,6 +41,7 @@ class Engine:
     adaptive: Any | None = None
     finder: Finder | None = None
     lift: Lift | None = None
+    look: Look | None = None
 
     @property
     def find(self) -> Detector | Finder:
@@ -47,7 +51,8 @@ class Engine:
     def follower(self, *, still: bool = False) -> Follower:
         """Return a Follower without memory, for one more video; still: of photographs."""
         config = self.follower_config
-        return Follower(dataclasses.replace(config, still=still or config.still), self.lift)
+        config = dataclasses.replace(config, still=still or config.still)
+        return Follower(config, self.lift, self.look)
 
     def estimator(self, *, still: bool = False) -> Estimator:
         """Return an Estimator for one more video or camera; still: for photographs."""
@@ -139,7 +144,14 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     detector = Detector(front_end, lift, leave_lifting=True)
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
-    return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift)
+    portraits = getattr(front_end, "portraits", None)
+    look = None if portraits is None else functools.partial(_look, portraits)
+    return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift,
+                  look=look)  # fmt: skip
+
+
+def _look(portraits: Portraits, frame: Frame, boxes: Float) -> list[Person2D | None]:
+    return portraits.look(frame.picture, boxes, *frame.shape[::-1])
 
 
 def load_detector(config: Config, batch: int) -> Detector:

@@ -52,7 +52,7 @@ class StageOneFrontEnd:
         self._grouping = grouping
         self._small = small
         self._far = network if long_shots and isinstance(network, StageOneNetwork) else None
-        self._portraits = portraits
+        self.portraits = portraits
 
     def __call__(self, frames: Sequence[Frame]) -> list[Found2D]:
         """Return the people of each frame with milliseconds of resize, network and group."""
@@ -69,10 +69,10 @@ class StageOneFrontEnd:
             stage_ms.append(ms)
         if self._far is not None:
             self._farther(self._far, frames, found, stage_ms)
-        if self._portraits is not None:
+        if self.portraits is not None:
             for n, frame in enumerate(frames):
                 began = time.perf_counter()
-                found[n] = self._portraits(frame.picture, found[n], *frame.shape[::-1])
+                found[n] = self.portraits(frame.picture, found[n], *frame.shape[::-1])
                 stage_ms[n]["network"] += 1e3 * (time.perf_counter() - began)
         return [Found2D(tuple(people), ms) for people, ms in zip(found, stage_ms)]
 

@@ -46,24 +46,22 @@ class Portraits:
         if not candidates:
             return []
         boxes = portraits.boxes(candidates)
-        found = self._read(picture, boxes, width, height)
+        found = self.look(picture, boxes, width, height)
         for _ in range(_LOOKS - 1):
             there = [n for n, p in enumerate(found) if p is not None]
             if not there:
                 break
             anew = portraits.boxes([p for p in found if p is not None])
             again = portraits.moved(boxes[there], anew)
-            for n, p in zip(
-                np.array(there)[again], self._read(picture, anew[again], width, height)
-            ):
+            for n, p in zip(np.array(there)[again], self.look(picture, anew[again], width, height)):
                 found[n] = p or found[n]
             boxes[there] = anew
         return portraits.distinct([p for p in found if p is not None])
 
-    def _read(
+    def look(
         self, picture: UInt8 | Picture, boxes: Float, width: int, height: int
     ) -> list[Person2D | None]:
-        """Return who is in each box (N, 4), image px."""
+        """Return who is in each box (N, 4) of a picture of width x height px, corners in px."""
         parts = [portraits.seen_in(box, width, height) for box in boxes]
         inside = [part for part in parts if part is not None]
         if not inside:

@@ -29,7 +29,9 @@ from manypose.pose.records import (
     Person2D,
     Person3D,
     TrackedPerson,
+    unlifted,
 )
+from manypose.pose.regained import Look, RegainConfig, regained
 from manypose.pose.states import joint_states, shown_joints
 from manypose.pose.tracking import Matches, Tracker, slot_count
 from manypose.pose.tracking_memory import Track, TrackingConfig
@@ -71,10 +73,17 @@ class FollowerConfig:
 class Follower:
     """Knows people over time: identity, body, smooth motion. One for each camera or video."""
 
-    def __init__(self, config: FollowerConfig | None = None, lift: Lift | None = None) -> None:
-        """Start with nobody; with `lift`, readings that mix people who overlap are put right."""
+    def __init__(
+        self, config: FollowerConfig | None = None, lift: Lift | None = None,
+        look: Look | None = None,
+    ) -> None:  # fmt: skip
+        """Start with nobody; with `lift`, readings that mix people who overlap are put right.
+
+        look: with it, and `lift`, people followed who were not found are looked for.
+        """
         self.config = config or FollowerConfig()
         self._lift = lift
+        self._find = None if self.config.still or lift is None else look
         c = self.config
         limits = TrackingConfig(
             max_gap_s=c.max_gap_s,
@@ -110,7 +119,7 @@ class Follower:
         if self.config.still:
             self._tracker.forget()
         self._lift_ms = 0.0
-        people = self._regrouped(detections.people, frame)
+        people = self._regrouped(self._completed(detections.people, frame), frame)
         matches = self._tracker.update(frame, people)
         self._exchange(matches)
         tracked = time.perf_counter()
@@ -166,6 +175,14 @@ class Follower:
         """Return the bone lengths (J,) along `joints.PARENT` of the people followed now, by id."""
         lengths = self._fitter.bodies.lengths_m
         return {t.track_id: lengths[t.slot].copy() for t in self._tracker.tracks if t.track_id >= 0}
+
+    def _completed(self, found: Sequence[Person3D], frame: Frame) -> Sequence[Person3D]:
+        """Return the people found, and those followed who are found where they must be."""
+        if self._find is None:
+            return found
+        limits = RegainConfig(self.config.max_gap_s / 2, score_min=self.config.min_score)
+        more = regained(frame, self._tracker.tracks, found, self._find, limits)
+        return [*found, *(unlifted(p) for p in more)]
 
     def _regrouped(self, found: Sequence[Person3D], frame: Frame) -> list[Person3D]:
         """Return people with joints of others given back to these, lifted who changed or is not."""

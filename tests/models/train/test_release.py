@@ -70,12 +70,11 @@ def test_files_manifest_card_and_history_are_written(run):
 def test_a_second_release_renews_scores_and_keeps_the_words_of_people(tmp_path):
     card = tmp_path / "x.md"
     card.write_text("# Mine\n\n## Measured\n\nstale\n\n## Failures\n\nMany.\n")
-    release._card(card, "# Made\n", "## Measured\n\nfresh\n")
+    release.write_card(card, "# Made\n", "## Measured\n\nfresh\n")
     assert card.read_text() == "# Mine\n\n## Measured\n\nfresh\n\n## Failures\n\nMany.\n"
-    files, found = {"fp32": tmp_path / "x.onnx"}, {"fp32": {"AP": 0.5}}
-    made = [release._Made((96, 64), files, 0.0, {}, found, {})]
+    rows = [(tmp_path / "x.onnx", {"AP": 0.5}, "96x64")]
     for _ in range(2):
-        release._add_history(tmp_path / "history.csv", made, {}, "coco")
+        release.add_history(tmp_path / "history.csv", rows, {}, "coco")
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
 
 

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from manypose.calib.camera import Camera
+from manypose.pose.joints import JOINTS_2D
+from manypose.pose.records import Frame, Person2D, unlifted
+from manypose.pose.regained import RegainConfig, regained
+from manypose.pose.tracking_memory import Track
+from tests.pose.test_portraits import standing
+
+K = len(JOINTS_2D)
+NOW = 1.0
+
+
+def track_of(person, seen_s=NOW - 1 / 30, velocity=(0.0, 0.0)):
+    points = person.joints_px
+    seen = np.isfinite(points[:, 0])
+    return Track(
+        0, 7, hits=9, seen_s=seen_s, points_px=points, size_px=120.0,
+        joint_s=np.where(seen, seen_s, -np.inf), velocity_px=np.array(velocity),
+    )  # fmt: skip
+
+
+def frame():
+    return Frame(np.zeros((480, 640, 3), np.uint8), NOW, 30, Camera.from_fov(640, 480))
+
+
+class Looker:
+    """Finds whom it is told, and remembers where it was asked."""
+
+    def __init__(self, *people):
+        self.people = people
+        self.boxes = None
+
+    def __call__(self, frame, boxes):
+        self.boxes = boxes
+        return [self.people[n % len(self.people)] for n in range(len(boxes))]
+
+
+def test_somebody_not_found_is_looked_for_where_they_must_be():
+    look = Looker(standing(x=210))
+    person = track_of(standing(), velocity=(300.0, 0.0))
+    found = regained(frame(), [person], [], look, RegainConfig())
+    assert found == [look.people[0]]
+    middle = (look.boxes[0, 0] + look.boxes[0, 2]) / 2
+    assert middle == pytest.approx(210, abs=1)
+
+
+def test_nobody_is_looked_for_who_was_found():
+    look = Looker(standing())
+    people = [unlifted(standing(x=203))]
+    assert regained(frame(), [track_of(standing())], people, look, RegainConfig()) == []
+    assert look.boxes is None
+
+
+@pytest.mark.parametrize(
+    "person",
+    [
+        track_of(standing(), seen_s=0.2),  # too long ago
+        track_of(standing(x=2000)),  # outside of the picture
+        Track(0, -1, points_px=standing().joints_px, seen_s=NOW, joint_s=np.full(K, NOW)),  # no id
+    ],
+)
+def test_nobody_is_looked_for_whose_place_is_not_known(person):
+    look = Looker(standing())
+    assert regained(frame(), [person], [], look, RegainConfig()) == []
+    assert look.boxes is None
+
+
+def test_a_reading_that_is_nobody_or_somebody_else_is_not_believed():
+    lost = track_of(standing())
+    unsure = Person2D(standing().joints_px, standing().confidence, 0.3)
+    elsewhere = standing(x=380)
+    for reading in (None, unsure, elsewhere):
+        assert regained(frame(), [lost], [], Looker(reading), RegainConfig()) == []
+    beside = unlifted(standing(x=262))
+    assert regained(frame(), [lost], [beside], Looker(standing(x=250)), RegainConfig()) == []
+
+
+def test_two_who_are_lost_are_not_found_in_one():
+    lost = [track_of(standing()), track_of(standing(x=205))]
+    assert len(regained(frame(), lost, [], Looker(standing()), RegainConfig())) == 1
