@@ -195,7 +195,9 @@ def load_front_end(
     closer = None
     if portraits:
         run = network.info
-        closer = load_portraits(backend, run.device, run.threads, precision, batch, encodings)
+        closer = load_portraits(
+            backend, run.device, run.threads, precision, batch, encodings, careful
+        )
     return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots, closer)
 
 

@@ -2,11 +2,13 @@
 
 A bottom-up network reads people of all sizes at once; this one is shown each of them upright in the
 middle, always as large. What it has to learn is so much less that a small network and a few hours
-suffice. Source of the idea: Xiao et al. 2018, "Simple Baselines for Human Pose Estimation".
+suffice. Source of the idea: Xiao et al. 2018, "Simple Baselines for Human Pose Estimation". Where a
+joint is is a choice among cells, as in Li et al. 2022 (SimCC), there of rows and columns.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,13 +17,24 @@ from torch import Tensor, nn
 from manypose.models import selecsls
 from manypose.models.selecsls import conv_bn, scaled
 from manypose.pose.joints import JOINTS, JOINTS_2D
+from manypose.pose.portraits import SIGMA_CELLS
+
+_SHARPNESS = 10.0  # of the chances: what the last layer answers, times this, is their logarithm
+_PEAK = 1 / (2 * math.pi * SIGMA_CELLS**2)  # the chance of the cell of a joint that is certain
 
 
 class PortraitMaps(NamedTuple):
     """What the network answers for B people."""
 
-    heatmaps: Tensor  # (B, K, h, w) at stride 4
+    places: Tensor  # (B, K, h, w) at stride 4: logarithms of each cell's chance, but for a constant
+    seen: Tensor  # (B, K): logits of whether the joint is there
     bones: Tensor  # (B, 3 J) in units of `joints.BONE_UNIT_M`, axes of a camera that looks at them
+
+    def heatmaps(self) -> Tensor:
+        """Return maps (B, K, h, w) in [0, 1], whose peaks are as high as the joint is certain."""
+        chance = self.places.float().flatten(2).softmax(2).reshape(self.places.shape)
+        there = self.seen.float().sigmoid()[..., None, None]
+        return (chance * (1 / _PEAK)).clamp(0, 1) * there
 
 
 class Portrait(nn.Module):
@@ -44,17 +57,19 @@ class Portrait(nn.Module):
         self.maps = nn.Conv2d(n4, len(JOINTS_2D), 1)
         self.body = nn.Sequential(conv_bn(n16 + n8, n16, 3, 2), conv_bn(n16, n16))
         self.bones = nn.Linear(n16, 3 * len(JOINTS))
-        for last in (self.maps, self.bones):
+        self.seen = nn.Linear(n16, len(JOINTS_2D))
+        for last in (self.maps, self.bones, self.seen):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> PortraitMaps:
-        """Return heat-maps and bones."""
+        """Return where joints are, whether they are there, and bones."""
         _, f4, f8, f16 = self.backbone.forward_taps(x - 0.5)
         f8 = torch.cat([_twice(self.smooth16(f16)), self.lateral8(f8)], 1)
         f4 = torch.cat([_twice(self.smooth8(f8)), self.lateral4(f4)], 1)
-        heatmaps = self.maps(self.smooth4(f4))
-        return PortraitMaps(heatmaps, self.bones(self.body(f8).mean(3).mean(2)))
+        places = _SHARPNESS * self.maps(self.smooth4(f4))
+        body = self.body(f8).mean(3).mean(2)
+        return PortraitMaps(places, self.seen(body), self.bones(body))
 
 
 def _twice(x: Tensor) -> Tensor:

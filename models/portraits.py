@@ -13,7 +13,7 @@ from manypose.models import choice, weights
 from manypose.models.preprocess import BORDER, scale
 from manypose.models.sessions import Array, Wish
 from manypose.pose import portraits
-from manypose.pose.joints import JOINTS_2D
+from manypose.pose.joints import MIRROR, MIRROR_2D
 from manypose.pose.portraits import HEIGHT, WIDTH, Part
 from manypose.pose.records import Float, Person2D, Picture, UInt8
 
@@ -42,39 +42,65 @@ class Portraits:
 
         Who is nobody in their portrait, or somebody else once more, is left out; best first.
         """
-        candidates = portraits.worth(people)
-        if not candidates:
+        known = portraits.worth(people)
+        if not known:
             return []
-        boxes = portraits.boxes(candidates)
-        found = self.look(picture, boxes, width, height)
+        boxes = portraits.boxes(known)
+        found = self.look(picture, boxes, width, height, known)
         for _ in range(_LOOKS - 1):
-            there = [n for n, p in enumerate(found) if p is not None]
-            if not there:
+            there = np.array([n for n, p in enumerate(found) if p is not None], np.intp)
+            if not len(there):
                 break
             anew = portraits.boxes([p for p in found if p is not None])
             again = portraits.moved(boxes[there], anew)
-            for n, p in zip(np.array(there)[again], self.look(picture, anew[again], width, height)):
-                found[n] = p or found[n]
             boxes[there] = anew
+            rows = there[again]
+            more = self.look(picture, anew[again], width, height, [known[n] for n in rows])
+            for n, person in zip(rows, more):
+                found[n] = person or found[n]
         return portraits.distinct([p for p in found if p is not None])
 
     def look(
-        self, picture: UInt8 | Picture, boxes: Float, width: int, height: int
-    ) -> list[Person2D | None]:
-        """Return who is in each box (N, 4) of a picture of width x height px, corners in px."""
+        self, picture: UInt8 | Picture, boxes: Float, width: int, height: int,
+        known: Sequence[Person2D] | None = None,
+    ) -> list[Person2D | None]:  # fmt: skip
+        """Return who is in each box (N, 4) of a picture of width x height px, corners in px.
+
+        known: the people as the whole picture showed them, which helps to read their joints.
+        """
         parts = [portraits.seen_in(box, width, height) for box in boxes]
+        rows = [n for n, part in enumerate(parts) if part is not None]
+        found: list[Person2D | None] = [None] * len(parts)
+        if not rows:
+            return found
         inside = [part for part in parts if part is not None]
-        if not inside:
-            return [None] * len(parts)
         told = self._answer(np.stack([portrait(picture, part) for part in inside]))
-        joints, sure = portraits.read(told["heatmaps"], inside)
+        others = None if known is None else [known[n] for n in rows]
+        joints, sure = portraits.read(told["heatmaps"], inside, others)
         bones = told.get("bones") if self._bones else None
-        encodings = None if bones is None else np.repeat(bones[:, None], len(JOINTS_2D), 1)
-        readings = iter(
-            portraits.person(joints[n], sure[n], None if encodings is None else encodings[n])
-            for n in range(len(inside))
-        )
-        return [None if part is None else next(readings) for part in parts]
+        for i, n in enumerate(rows):
+            found[n] = portraits.person(
+                joints[i], sure[i], None if bones is None else bones[i],
+                None if others is None else others[i].score,
+            )  # fmt: skip
+        return found
+
+
+def mirrored(answer: Answer) -> Answer:
+    """Return the answers of a network for pictures and what they are in the mirror, averaged."""
+
+    def both(pictures: UInt8) -> dict[str, Array]:
+        told = answer(np.concatenate([pictures, pictures[:, :, ::-1]]))
+        n = len(pictures)
+        maps = told["heatmaps"]
+        out = {"heatmaps": (maps[:n] + maps[n:, list(MIRROR_2D), :, ::-1]) / 2}
+        if "bones" in told:
+            bones = told["bones"].reshape(2, n, -1, 3)
+            other = bones[1][:, list(MIRROR)] * np.array([-1, 1, 1], np.float32)
+            out["bones"] = ((bones[0] + other) / 2).reshape(n, -1)
+        return out
+
+    return both
 
 
 def portrait(picture: UInt8 | Picture, part: Part) -> UInt8:
@@ -92,9 +118,11 @@ def portrait(picture: UInt8 | Picture, part: Part) -> UInt8:
 
 def load_portraits(
     backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "auto",
-    batch: int = 1, bones: bool = True,
+    batch: int = 1, bones: bool = True, mirror: bool = False,
 ) -> Portraits:  # fmt: skip
     """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
+
+    mirror: everybody is looked at in the mirror as well, in twice the time.
 
     Raises:
         WeightsError: its files are missing or damaged.
@@ -114,4 +142,4 @@ def load_portraits(
     log.info(
         "portraits: %s (%s) by %s; %s", row.path.name, session.precision, session.engine, chosen
     )
-    return Portraits(session.run, bones)
+    return Portraits(mirrored(session.run) if mirror else session.run, bones)

@@ -31,6 +31,8 @@ OUTPUTS = ("heatmaps", "pafs", "encodings")
 # Outputs of each kind of network that can be rounded.
 OUTPUTS_OF = {"stage1": OUTPUTS, "portrait": ("heatmaps", "bones")}
 SQNR_WANTED_DB = 16.0
+# What may follow the last layer of a head.
+_AFTER = ("Slice", "Split", "Clip", "Mul", "Reshape", "Softmax")
 # Pictures that noise is measured on: of eight, two without people decided the figure.
 TEST_PICTURES = 32
 # Share of each picture in the running range of an activation: the widest range of all pictures is
@@ -278,8 +280,7 @@ def _layer_groups(model: Any) -> dict[str, list[str]]:
 
     def ends(node: Any) -> bool:
         return any(
-            o in outputs
-            or any(n.op_type in ("Slice", "Split", "Clip") and ends(n) for n in feeds.get(o, []))
+            o in outputs or any(n.op_type in _AFTER and ends(n) for n in feeds.get(o, []))
             for o in node.output
         )
 

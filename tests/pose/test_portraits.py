@@ -99,6 +99,23 @@ def test_a_person_read_twice_is_kept_once():
     assert not any(p is weak for p in kept)
 
 
+def test_where_two_places_are_as_likely_the_other_reading_decides():
+    h, w = HEIGHT // STRIDE, WIDTH // STRIDE
+    two = np.maximum(blob(w, h, (6, 10), 1.25), blob(w, h, (16, 20), 1.25))[..., 0] / 510
+    maps = np.repeat(two[None, None], K, 1)
+    box = np.array([200.0, 50, 400, 350])
+    part = portraits.seen_in(box, 640, 480)
+    plain, sure = portraits.read(maps, [part])
+    other = np.where(np.arange(K)[:, None] % 2 == 0, plain[0], plain[0] + 10 * STRIDE * 375 / 128)
+    known = Person2D(other, np.full(K, 0.9), 0.8)
+    again, surer = portraits.read(maps, [part], [known])
+    step = (again[0] - plain[0])[:, 0]
+    np.testing.assert_allclose(step[::2], 0, atol=3)
+    assert (step[1::2] > 80).all()
+    assert (surer > sure).all()
+    np.testing.assert_array_equal(portraits.read(maps, [part], [None])[0], plain)
+
+
 def test_only_boxes_that_show_something_else_are_looked_at_again():
     before = np.array([[0.0, 0, 100, 100], [0, 0, 100, 100]])
     after = np.array([[5.0, 0, 100, 102], [0, 0, 100, 200]])

@@ -13,9 +13,8 @@ from manypose.models.train import colours
 from manypose.models.train.portraits.patches import ROOM, Patches
 from manypose.models.train.targets import bones
 from manypose.pose.joints import BONE_UNIT_M, INDEX_2D, JOINTS_2D, MIRROR, MIRROR_2D
-from manypose.pose.portraits import HEIGHT, STRIDE, WIDTH
+from manypose.pose.portraits import HEIGHT, SIGMA_CELLS, STRIDE, WIDTH
 
-SIGMA_CELLS = 1.25
 _HIDDEN = 0.6  # weight of a joint that is labelled but not seen
 _UNLABELLED = 0.1  # of one that is not labelled on somebody whose joints are
 _LOWER = [INDEX_2D[n] for n in ("l_hip", "r_hip", "l_knee", "r_knee", "l_ankle", "r_ankle")]
@@ -27,11 +26,11 @@ _ENOUGH = 4  # labelled joints of a half that is shown alone
 class Variation:
     """How portraits vary: standard deviations, or ranges of uniform chance."""
 
-    turned_rad: float = 0.3
-    turned_share: float = 0.6  # of the portraits
-    larger: tuple[float, float] = (-0.3, 0.35)  # logarithm of the part shown
+    turned_rad: float = 0.25
+    turned_share: float = 0.5  # of the portraits
+    larger: tuple[float, float] = (-0.25, 0.3)  # logarithm of the part shown
     moved: float = 0.07  # of the height
-    half: float = 0.25  # share of which half the body is shown
+    half: float = 0.2  # share of which half the body is shown
     mirrored: bool = True
     colour: bool = True
 
@@ -40,13 +39,15 @@ class Variation:
 class Batch:
     """Portraits with what is wanted of them.
 
-    images (B, 3, H, W) in [0, 1]; joints_px (B, K, 2); heatmaps (B, K, h, w); weight (B, K, 1, 1);
-    bones (B, 3 J) in units of BONE_UNIT_M and weight_bones (B, 3 J).
+    images (B, 3, H, W) in [0, 1]; joints_px (B, K, 2); heatmaps (B, K, h, w), their highest 1;
+    seen (B, K): the joint is in the portrait; weight (B, K) of what is known of it; bones (B, 3 J)
+    in units of BONE_UNIT_M and weight_bones (B, 3 J).
     """
 
     images: Tensor
     joints_px: Tensor
     heatmaps: Tensor
+    seen: Tensor
     weight: Tensor
     bones: Tensor
     weight_bones: Tensor
@@ -123,9 +124,9 @@ def made(
     known = torch.where(who, known[:, list(MIRROR_2D)], known)
     if how.colour:
         images = colours.vary(images, rng)
-    heat, weight = _maps(px, flag, known)
+    heat, seen, weight = _maps(px, flag, known)
     body, weight_body = _body(joints_m, weight_3d, mirrored, turn)
-    return Batch(images, px, heat, weight, body, weight_body)
+    return Batch(images, px, heat, seen, weight, body, weight_body)
 
 
 def _parts(joints: Tensor, how: Variation, chance: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -163,20 +164,22 @@ def _warped(patches: Tensor, back: Tensor, centre: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def _maps(px: Tensor, flag: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Gaussians (B, K, h, w) at the joints and the weight of each map (B, K, 1, 1)."""
+def _maps(px: Tensor, flag: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Gaussians (B, K, h, w) at the joints, which are there, and weights (B, K)."""
     h, w = HEIGHT // STRIDE, WIDTH // STRIDE
     cells = (px - (STRIDE - 1) / 2) / STRIDE
     x = torch.arange(w, device=px.device) - cells[..., :1]
     y = torch.arange(h, device=px.device) - cells[..., 1:]
     narrow = -0.5 / SIGMA_CELLS**2
     labelled = flag > 0
+    inside = ((px >= -0.5) & (px < px.new_tensor([WIDTH - 0.5, HEIGHT - 0.5]))).all(-1)
+    seen = labelled & inside
     heat = (narrow * x.square()).exp()[..., None, :] * (narrow * y.square()).exp()[..., None]
-    heat = heat * labelled[..., None, None]
+    heat = heat * seen[..., None, None]
     weight = torch.where(flag > 1, 1.0, torch.where(labelled, _HIDDEN, _UNLABELLED))
     anybody = labelled.any(1, keepdim=True)
     weight = torch.where(anybody, weight, 1.0) * known
-    return heat, weight[..., None, None]
+    return heat, seen, weight
 
 
 def _body(

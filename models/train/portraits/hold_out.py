@@ -98,7 +98,7 @@ def of_network(net: Portrait, device: torch.device) -> Answer:
             x = torch.from_numpy(portraits[first : first + _AT_ONCE]).to(device)
             with torch.inference_mode():
                 told = net(x.permute(0, 3, 1, 2).float() / 255)
-            maps.append(told.heatmaps.float().cpu().numpy())
+            maps.append(told.heatmaps().cpu().numpy())
             bones.append(told.bones.float().cpu().numpy())
         return np.concatenate(maps), in_metres(np.concatenate(bones))
 

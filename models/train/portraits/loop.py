@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,22 +20,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manypose.errors import ManyposeError, OutputError, WeightsError
-from manypose.models.portrait import Portrait
+from manypose.models.portrait import Portrait, PortraitMaps
 from manypose.models.train import checkpoints, muon, ranks, sheets
-from manypose.models.train.losses import heatmap_loss
 from manypose.models.train.portraits import hold_out
 from manypose.models.train.portraits.batch import Batch, Drawer, Variation
 from manypose.models.train.portraits.hold_out import HoldOut
 from manypose.models.train.recipe import step_size
 from manypose.models.train.stop import Stop
 from manypose.models.train.student import bf16_here, channels_last
+from manypose.pose.portraits import SIGMA_CELLS
 
 _LOG = logging.getLogger(__name__)
 KIND = "portrait"
 TABLE = "portraits.csv"
-_COLUMNS = ("step", "portraits", "minutes", "lr", "heatmaps", "bones", "per_s", "AP", "ap_error",
-            "AP50", "AR", "pck", "pose_mm", "pose_constant_mm")  # fmt: skip
+_COLUMNS = ("step", "portraits", "minutes", "lr", "places", "seen", "bones", "per_s", "AP",
+            "ap_error", "AP50", "AR", "pck", "pose_mm", "pose_constant_mm")  # fmt: skip
 _PROGRESS_S = 10.0
+# The entropy of a joint's Gaussian: the loss of places cannot be less.
+_LEAST = math.log(2 * math.pi * math.e * SIGMA_CELLS**2)
 _BEND = 0.2  # of the smooth L1: network units, 5 cm
 
 
@@ -50,6 +53,7 @@ class Plan:
     ema: float = 0.999
     clip: float = 5.0
     weight_bones: float = 0.3
+    weight_seen: float = 0.5
     average_s: float = 6.0  # several processes average their weights so often
     score_every_s: float = 600.0
     save_every_s: float = 120.0
@@ -130,7 +134,7 @@ class _Run:
         self.optimizer = muon.Muon(muon.grouped(self.net, plan.weight_decay, plan.lr), plan.lr)
         self.step = self.portraits = self.alone = 0
         self.used_s = self.reserve_s = 0.0
-        self.sums = torch.zeros(2, device=self.device)
+        self.sums = torch.zeros(3, device=self.device)
         self.count = 0
         self.mark = (0, time.monotonic())
         self.exchanged = time.monotonic()
@@ -214,7 +218,9 @@ class _Run:
             group["lr"] = step_size(share, plan.lr)
         batch = self.drawer.take(plan.batch, plan.how)
         pieces = self._losses(batch)
-        (pieces[0] + plan.weight_bones * pieces[1]).backward()  # type: ignore[no-untyped-call]
+        places, seen, bones = pieces
+        total = places + plan.weight_seen * seen + plan.weight_bones * bones
+        total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.net.parameters(), plan.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -229,15 +235,24 @@ class _Run:
         self.count += 1
 
     def _losses(self, batch: Batch) -> Tensor:
+        """Return the losses of places, of what is seen and of bones (3,)."""
         self.net.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            answer = self.net(batch.images)
-        heat = heatmap_loss(answer.heatmaps.float(), batch.heatmaps, batch.weight)
+            answer = PortraitMaps(*self.net(batch.images))
+        wanted = batch.heatmaps.flatten(2)
+        wanted = wanted / wanted.sum(2, keepdim=True).clamp_min(1e-6)
+        cross = -(wanted * answer.places.float().flatten(2).log_softmax(2)).sum(2)
+        counts = batch.weight * batch.seen
+        places = (cross * counts).sum() / counts.sum().clamp_min(1) - _LEAST
+        there = functional.binary_cross_entropy_with_logits(
+            answer.seen.float(), batch.seen.float(), reduction="none"
+        )
+        seen = (there * batch.weight).sum() / batch.weight.sum().clamp_min(1)
         error = functional.smooth_l1_loss(
             answer.bones.float(), batch.bones, reduction="none", beta=_BEND
         )
         bones = (error * batch.weight_bones).sum() / batch.weight_bones.sum().clamp_min(1)
-        return torch.stack([heat, 3 * bones])
+        return torch.stack([places, seen, 3 * bones])
 
     def _check(self) -> np.ndarray:
         mean: np.ndarray = (self.sums / max(self.count, 1)).cpu().numpy()
@@ -252,26 +267,29 @@ class _Run:
         return (self.portraits - self.mark[0]) / max(time.monotonic() - self.mark[1], 1e-6)
 
     def _progress(self, share: float) -> None:
-        heat, bones = self._check()
+        places, seen, bones = self._check()
         left = (1 - share) * self.clock_s() / max(share, 1e-6) / 60
-        _LOG.info("step %d, %.0f %%: heat-maps %.3f bones %.3f, %.0f portraits/s, %.1f min left",
-                  self.step, 100 * share, heat, bones, self._rate(), left)  # fmt: skip
+        _LOG.info(
+            "step %d, %.0f %%: places %.3f seen %.3f bones %.3f, %.0f portraits/s, %.1f min left",
+            self.step, 100 * share, places, seen, bones, self._rate(), left,
+        )  # fmt: skip
 
     def _report(self) -> dict[str, float]:
         began = time.monotonic()
-        heat, bones = self._check()
+        places, seen, bones = self._check()
         found = self.held.score(hold_out.of_network(self.mean, self.device))
         row = {
             "step": self.step, "portraits": self.portraits,
             "minutes": round(self.clock_s() / 60, 2), "lr": self.optimizer.param_groups[0]["lr"],
-            "heatmaps": float(heat), "bones": float(bones), "per_s": round(self._rate(), 1),
-            **found,
+            "places": float(places), "seen": float(seen), "bones": float(bones),
+            "per_s": round(self._rate(), 1), **found,
         }  # fmt: skip
         _add(self.out, row)
         self._sheet()
         told = ", ".join(f"{k} {v:.3f}" if v < 5 else f"{k} {v:.0f}" for k, v in found.items())
-        _LOG.info("step %d, %d portraits: losses %.3f %.3f; true boxes: %s",
-                  self.step, self.portraits, heat, bones, told or "nobody to score on")  # fmt: skip
+        _LOG.info("step %d, %d portraits: losses %.3f %.3f %.3f; true boxes: %s",
+                  self.step, self.portraits, places, seen, bones,
+                  told or "nobody to score on")  # fmt: skip
         self.save(found)
         self.sums.zero_()
         self.count, self.mark = 0, (self.portraits, time.monotonic())
@@ -320,7 +338,7 @@ def label_sheet(path: Path, batch: Batch) -> None:
     ):
         pixels = (255 * image.permute(1, 2, 0)).byte().cpu().numpy()
         seen = (heat.amax((1, 2)) > 0).cpu().numpy()
-        veil = (255 * (heat * (weight > 0.3)).amax(0)).byte().cpu().numpy()
+        veil = (255 * (heat * (weight > 0.3)[:, None, None]).amax(0)).byte().cpu().numpy()
         beside = _tile(np.repeat(veil[..., None], 3, 2).repeat(4, 0).repeat(4, 1))
         tiles.append(np.hstack([_tile(pixels, joints.cpu().numpy(), seen), beside]))
     sheets.write(path, tiles, 8)

@@ -43,7 +43,7 @@ class _Whole(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         told = self.net(image.permute(0, 3, 1, 2).float() * (1 / 255))
-        return told.heatmaps.clamp(0, 1), told.bones
+        return told.heatmaps(), told.bones
 
 
 def run(args: argparse.Namespace) -> int:
