@@ -111,7 +111,7 @@ def _trusted(maps: Float, cells: Float, trust: Float) -> Float:
     y = np.exp(narrow * (np.arange(h) - cells[..., 1:]) ** 2)
     share = (_TRUST * trust)[..., None, None]
     near = y[..., None] * x[..., None, :]
-    return np.minimum(maps * (1 + share * near) / (1 + _AGREED * share), 1)
+    return np.asarray(np.minimum(maps * (1 + share * near) / (1 + _AGREED * share), 1))
 
 
 def person(

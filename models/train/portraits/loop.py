@@ -220,7 +220,7 @@ class _Run:
         pieces = self._losses(batch)
         places, seen, bones = pieces
         total = places + plan.weight_seen * seen + plan.weight_bones * bones
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), plan.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
