@@ -32,7 +32,7 @@ class PortraitMaps(NamedTuple):
 
     def heatmaps(self) -> Tensor:
         """Return maps (B, K, h, w) in [0, 1], whose peaks are as high as the joint is certain."""
-        chance = self.places.float().flatten(2).softmax(2).reshape(self.places.shape)
+        chance = self.places.float().flatten(2).softmax(2).reshape(-1, *self.places.shape[1:])
         there = self.seen.float().sigmoid()[..., None, None]
         return (chance * (1 / _PEAK)).clamp(0, 1) * there
 
