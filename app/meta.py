@@ -26,7 +26,9 @@ _WHOLE_BYTES = 1 << 30  # larger files are known by their ends: hashing must not
 _END_BYTES = 1 << 26
 # What of the network the numbers depend on; the rest (threads, why it was chosen) may change
 # between two runs whose results are equal.
-_MODEL_FACTS = ("model", "sha256", "runtime", "device", "precision", "input_size", "licence")
+_MODEL_FACTS = (
+    "model", "sha256", "runtime", "device", "precision", "input_size", "licence", "portraits",
+)  # fmt: skip
 
 
 def run_header(info: SourceInfo, camera: Camera, config: Config, engine: Engine) -> dict[str, Any]:

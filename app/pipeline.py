@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 class Engine:
     """What is loaded once and serves many videos: a Detector, and how to follow people.
 
-    info names the network (model, sha256, runtime, device, precision, threads); batch is how many
-    frames are best in work at once where nobody waits for the first of them: in one call of the
-    detector, or, if it is parallel, in calls by so many threads (`app.flow` does either). adaptive
-    is the network if its input size follows the rate (`models.adaptive`). finder is a process that
-    may find people instead of the detector here (`app.finder`). lift is Stage II, for followers who
+    info names the network (model, sha256, runtime, device, precision, threads, and what looks at
+    each person: portraits); batch is how many frames are best in work at once where nobody waits
+    for the first of them: in one call of the detector, or, if it is parallel, in calls by so many
+    threads (`app.flow` does either). adaptive is the network if its input size follows the rate
+    (`models.adaptive`). finder is a process that may find people instead of the detector here (`app.finder`). lift is Stage II, for followers who
     put readings right; look finds people of whom is known where they must be.
     """
 
@@ -145,6 +145,8 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
     limits = follower_config(config, still=still)
     adaptive = front_end.network if model.target_fps else None
     portraits = getattr(front_end, "portraits", None)
+    if portraits is not None:
+        info["portraits"] = portraits.title
     look = None if portraits is None else functools.partial(_look, portraits)
     return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift,
                   look=look)  # fmt: skip

@@ -196,7 +196,7 @@ def load_front_end(
     if portraits:
         run = network.info
         closer = load_portraits(
-            backend, run.device, run.threads, precision, batch, encodings, careful
+            run.runtime, run.device, run.threads, run.precision, batch, encodings, careful
         )
     return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots, closer)
 

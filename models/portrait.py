@@ -32,7 +32,8 @@ class PortraitMaps(NamedTuple):
 
     def heatmaps(self) -> Tensor:
         """Return maps (B, K, h, w) in [0, 1], whose peaks are as high as the joint is certain."""
-        chance = self.places.float().flatten(2).softmax(2).reshape(-1, *self.places.shape[1:])
+        k, h, w = self.places.shape[1:]
+        chance = self.places.float().reshape(-1, k, h * w).softmax(2).reshape(-1, k, h, w)
         there = self.seen.float().sigmoid()[..., None, None]
         return (chance * (1 / _PEAK)).clamp(0, 1) * there
 

@@ -28,10 +28,11 @@ class Portraits:
     """Reads the joints of each person again in a small picture of their own.
 
     answer: the network, portraits (N, 128, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
-    3 J). bones: whether these are passed on.
+    3 J). bones: whether these are passed on. title: which file runs where.
     """
 
-    def __init__(self, answer: Answer, bones: bool = True) -> None:
+    def __init__(self, answer: Answer, bones: bool = True, title: str = "") -> None:
+        self.title = title
         self._answer = answer
         self._bones = bones
 
@@ -139,7 +140,6 @@ def load_portraits(
     if wanted not in weights.PRECISIONS:
         wish = replace(wish, precision="auto")
     row, _, session, chosen = choice.placed(some, backend, wish, digest)
-    log.info(
-        "portraits: %s (%s) by %s; %s", row.path.name, session.precision, session.engine, chosen
-    )
-    return Portraits(mirrored(session.run) if mirror else session.run, bones)
+    title = f"{row.path.name} {digest[row.path][:12]} ({session.precision}) by {session.engine}"
+    log.info("portraits: %s; %s", title, chosen)
+    return Portraits(mirrored(session.run) if mirror else session.run, bones, title)

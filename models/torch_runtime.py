@@ -1,4 +1,4 @@
-"""The torch runtime: a Stage I ONNX file as a torch function, for CUDA without further engines.
+"""The torch runtime: an ONNX file of ours as a torch function, for CUDA without further engines.
 
 The file's operations are run one by one; no second weight file and no pickle is needed. On a GPU
 convolutions run channels-last, and a CUDA graph of the whole network replaces the launches.
@@ -154,9 +154,23 @@ def _conv(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
 def _resize(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
     if a.get("mode") != b"linear" or a.get("coordinate_transformation_mode") != b"half_pixel":
         raise WeightsError("the torch runtime has bilinear, half-pixel Resize only")
-    return functional.interpolate(
-        x[0], size=x[3][2:].tolist(), mode="bilinear", align_corners=False
-    )
+    if len(x) < 4:
+        how: dict[str, Any] = {"scale_factor": n[2][2:].tolist()}
+    else:
+        how = {"size": x[3][2:].tolist()}
+    return functional.interpolate(x[0], mode="bilinear", align_corners=False, **how)
+
+
+def _gemm(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
+    weight = x[1] if a.get("transB") else x[1].T
+    return functional.linear(x[0], weight, x[2] if len(x) > 2 else None)
+
+
+def _unsqueeze(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
+    y: Tensor = x[0]
+    for axis in sorted(n[1].tolist()):
+        y = y.unsqueeze(axis)
+    return y
 
 
 def _shape(x: Given, a: dict[str, Any], n: Numbers, kind: torch.dtype) -> Tensor:
@@ -199,6 +213,11 @@ _OPERATIONS: dict[str, Callable[[Given, dict[str, Any], Numbers, torch.dtype], T
     "Div": lambda x, a, n, kind: x[0] / x[1],
     "Concat": lambda x, a, n, kind: torch.cat(x, a["axis"]),
     "Transpose": lambda x, a, n, kind: x[0].permute(a["perm"]),
-    "Cast": lambda x, a, n, kind: x[0].to(kind),  # Stage I casts its pictures, nothing else
+    "Cast": lambda x, a, n, kind: x[0].to(kind),  # only pictures and maps are cast
+    "Gemm": _gemm,
+    "Unsqueeze": _unsqueeze,
+    "ReduceMean": lambda x, a, n, kind: x[0].mean(a["axes"], bool(a.get("keepdims", 1))),
+    "Softmax": lambda x, a, n, kind: x[0].softmax(a.get("axis", -1)),
+    "Reshape": lambda x, a, n, kind: x[0].reshape(n[1].tolist()),
     "Identity": lambda x, a, n, kind: x[0],
 }

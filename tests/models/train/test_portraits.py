@@ -193,11 +193,12 @@ def test_a_release_has_files_card_and_history(trained, monkeypatch):
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     assert {Path(r["file"]).suffix for r in history} >= {".onnx"}
     monkeypatch.setattr(weights, "known", lambda: weights.manifest(out))
-    program = portraits.load_portraits("onnx", "cpu", 1, "fp32")
     item = next(iter(packs.read_pack(trained / "val")))
     image = np.asarray(packs.decoded(item).picture)
     x, y, w, h = item.box_px[0]
-    found = program.look(image, np.array([[x, y, x + w, y + h]]), *image.shape[1::-1])[0]
     truth = item.joints_px[0]
-    error = np.linalg.norm(found.joints_px - truth[:, :2], axis=1)[truth[:, 2] > 0]
-    assert np.nanmedian(error) < 0.05 * h
+    for engine in ("onnx", "openvino", "torch"):
+        program = portraits.load_portraits(engine, "cpu", 1, "fp32")
+        found = program.look(image, np.array([[x, y, x + w, y + h]]), *image.shape[1::-1])[0]
+        error = np.linalg.norm(found.joints_px - truth[:, :2], axis=1)[truth[:, 2] > 0]
+        assert np.nanmedian(error) < 0.05 * h, engine
