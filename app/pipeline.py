@@ -29,8 +29,9 @@ class Engine:
     each person: portraits); batch is how many frames are best in work at once where nobody waits
     for the first of them: in one call of the detector, or, if it is parallel, in calls by so many
     threads (`app.flow` does either). adaptive is the network if its input size follows the rate
-    (`models.adaptive`). finder is a process that may find people instead of the detector here (`app.finder`). lift is Stage II, for followers who
-    put readings right; look finds people of whom is known where they must be.
+    (`models.adaptive`). finder is a process that may find people instead of the detector here
+    (`app.finder`). lift is Stage II, for followers who put readings right; look finds people of
+    whom is known where they must be.
     """
 
     detector: Detector
