@@ -56,7 +56,7 @@ class ModelConfig:
     careful: bool = False
     close_ups: bool = True
     long_shots: str = "recorded"
-    portraits: str = "never"
+    portraits: str = "recorded"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class Portraits:
     ) -> list[Person2D]:
         """Return the people of a picture of width x height px as their portraits show them.
 
-        Who is nobody in their portrait, or somebody else once more, is left out; best first.
+        Who is nobody in their portrait, or somebody else once more, is left out; best first. Of
+        whom the portrait shows somebody else found, the first reading stays.
         """
         known = portraits.worth(people)
         if not known:
@@ -59,7 +60,8 @@ class Portraits:
             more = self.look(picture, anew[again], width, height, [known[n] for n in rows])
             for n, person in zip(rows, more):
                 found[n] = person or found[n]
-        return portraits.distinct([p for p in found if p is not None])
+        kept = portraits.own_readings(known, found)
+        return portraits.distinct([p for p in kept if p is not None])
 
     def look(
         self, picture: UInt8 | Picture, boxes: Float, width: int, height: int,
@@ -82,7 +84,7 @@ class Portraits:
         for i, n in enumerate(rows):
             found[n] = portraits.person(
                 joints[i], sure[i], None if bones is None else bones[i],
-                None if others is None else others[i].score,
+                None if others is None else others[i],
             )  # fmt: skip
         return found
 

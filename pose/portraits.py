@@ -30,7 +30,9 @@ _ROUND = 0.1  # of the longer side: what a box shows round the joints
 _LEAST = 0.5  # of the stature: the side of a box round a few joints
 _SEEN = 0.2  # the height of a map from which a joint is seen
 _JOINTS_MIN = 3
+_SURER = 1.06  # scores of people found are so much higher than those of their two readings
 _BLUR = 5  # cells
+_OTHER = 0.3  # the likeness from which a reading may be that of another person
 _ONE = 0.7  # the likeness from which two people are one
 # A cell where the whole picture's reading has the joint counts so many times more, over so many
 # cells round it; where both readings are one place, the joint is surer, elsewhere less.
@@ -115,20 +117,46 @@ def _trusted(maps: Float, cells: Float, trust: Float) -> Float:
 
 
 def person(
-    joints_px: Float, sure: Float, bones: Float | None = None, before: float | None = None
+    joints_px: Float, sure: Float, bones: Float | None = None, before: Person2D | None = None
 ) -> Person2D | None:
     """Return the person of a portrait's joints (K, 2), image px, or None if nobody is there.
 
-    bones (3 J,): what the network answered for them; before: how sure the person was until now.
+    bones (3 J,): what the network answered for them; before: the person as the whole picture showed
+    them, whose bones, which more pictures have taught, are nearer the truth.
     """
     seen = sure >= _SEEN
     if seen.sum() < _JOINTS_MIN:
         return None
     confidence = np.where(seen, sure, 0).clip(0, 1)
     score = float((sure[:_C] ** 2).sum() / sure[:_C].sum() * np.sqrt(seen[:_C].mean()))
-    score = score if before is None else float(np.sqrt(score * before))
     told = None if bones is None else np.where(seen[:, None], bones, np.nan)
+    if before is not None:
+        score = _SURER * float(np.sqrt(score * before.score))
+        known = before.encoding
+        told = None if known is None else np.where(seen[:, None], known, np.nan)
     return Person2D(np.where(seen[:, None], joints_px, np.nan), confidence, min(score, 1.0), told)
+
+
+def own_readings(
+    known: Sequence[Person2D], found: Sequence[Person2D | None]
+) -> list[Person2D | None]:
+    """Return the readings of portraits, but the first one of whom their portrait shows another.
+
+    known: everybody as the whole picture showed them; found: as their portraits do, if at all.
+    """
+    rows = [n for n, p in enumerate(found) if p is not None]
+    new = [p for p in found if p is not None]
+    out = list(found)
+    if len(known) < 2 or not new:
+        return out
+    near = likenesses(new, known)
+    own = near[np.arange(len(rows)), rows]
+    same = np.zeros_like(near, bool)
+    same[:, rows] = likenesses(new, new) > _ONE
+    other = (near > own[:, None]) & ((near > _OTHER) | same)
+    for i in np.flatnonzero(other.any(1)):
+        out[rows[i]] = known[rows[i]]
+    return out
 
 
 def moved(before_px: Float, after_px: Float) -> NDArray[np.bool_]:
@@ -142,23 +170,37 @@ def moved(before_px: Float, after_px: Float) -> NDArray[np.bool_]:
 
 def distinct(people: Sequence[Person2D]) -> list[Person2D]:
     """Return the people, best first, without those who are somebody better once more."""
-    kept: list[Person2D] = []
-    for candidate in sorted(people, key=lambda p: -p.score):
-        if not any(likeness(candidate, k) > _ONE for k in kept):
-            kept.append(candidate)
-    return kept
+    ranked = sorted(people, key=lambda p: -p.score)
+    one = likenesses(ranked, ranked) > _ONE if len(ranked) > 1 else np.zeros((1, 1), bool)
+    kept: list[int] = []
+    for n in range(len(ranked)):
+        if not one[n, kept].any():
+            kept.append(n)
+    return [ranked[n] for n in kept]
+
+
+def likenesses(a: Sequence[Person2D], b: Sequence[Person2D]) -> Float:
+    """Return the object key point similarity (A, B) of people over the joints that both show.
+
+    Zero where these are fewer than three; the area is the larger one round these joints.
+    """
+    seen_a, seen_b = (np.array([p.confidence[:_C] > 0 for p in people]) for people in (a, b))
+    both = (seen_a[:, None] & seen_b[None])[..., None]
+    points = [np.array([p.joints_px[:_C] for p in people], float) for people in (a, b)]
+    pa, pb = points[0][:, None], points[1][None]
+    sides = [np.where(both, p, -np.inf).max(2) - np.where(both, p, np.inf).min(2) for p in (pa, pb)]
+    enough = both[..., 0].sum(-1) >= _JOINTS_MIN
+    area = np.maximum(np.maximum(*(np.where(enough[..., None], s, 1).prod(-1) for s in sides)), 1)
+    squared = np.where(both, pa - pb, 0)
+    squared = (squared * squared).sum(-1)
+    share = np.exp(-squared / (8 * OKS_SIGMAS[:_C].astype(float) ** 2 * area[..., None]))
+    total = (share * both[..., 0]).sum(-1)
+    return np.asarray(np.where(enough, total / np.maximum(both[..., 0].sum(-1), 1), 0))
 
 
 def likeness(a: Person2D, b: Person2D) -> float:
-    """Return the object key point similarity of two people over the joints that both show."""
-    both = (a.confidence[:_C] > 0) & (b.confidence[:_C] > 0)
-    if both.sum() < _JOINTS_MIN:
-        return 0.0
-    pa, pb = a.joints_px[:_C][both], b.joints_px[:_C][both]
-    area = max(float(np.prod(np.ptp(pb, axis=0))), float(np.prod(np.ptp(pa, axis=0))), 1.0)
-    squared = ((pa - pb) ** 2).sum(1)
-    sigma = 2 * OKS_SIGMAS[:_C][both]
-    return float(np.exp(-squared / (2 * sigma**2 * area)).mean())
+    """Return `likenesses` of two people."""
+    return float(likenesses([a], [b])[0, 0])
 
 
 def worth(people: Sequence[Person2D]) -> list[Person2D]:
