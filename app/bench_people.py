@@ -140,7 +140,7 @@ class Replaced:
 
     def __init__(self, front_end: Any, maps: Sequence[NetworkOutput], people_max: int) -> None:
         self.network = front_end.network
-        self._portraits = front_end.portraits
+        self._portraits = getattr(front_end, "portraits", None)
         self._maps = maps
         self._config = GroupingConfig(people_max=people_max)
 

@@ -25,7 +25,7 @@ STRIDE = 4  # of its maps
 SIGMA_CELLS = 1.25  # Gaussian of a joint
 LARGER = 1.25  # than the person's box
 _C = len(COCO_NAMES)
-_CANDIDATE = 0.1  # the score from which somebody found is looked at
+_CANDIDATE = 0.15  # the score from which somebody found is looked at
 _ROUND = 0.1  # of the longer side: what a box shows round the joints
 _LEAST = 0.5  # of the stature: the side of a box round a few joints
 _SEEN = 0.2  # the height of a map from which a joint is seen
@@ -38,7 +38,7 @@ _ONE = 0.7  # the likeness from which two people are one
 # cells round it; where both readings are one place, the joint is surer, elsewhere less.
 _TRUST, _TRUST_CELLS = 3.0, 2.0
 _AGREED = 0.7
-_MOVED = 0.7  # boxes that overlap less are two: the new one is looked at again
+_MOVED = 0.6  # boxes that overlap less are two: the new one is looked at again
 
 
 @dataclass(frozen=True, slots=True)
