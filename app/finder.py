@@ -37,6 +37,7 @@ from manypose.app.pipeline import Engine
 from manypose.calib.camera import Camera
 from manypose.models.machine import cores
 from manypose.models.preprocess import fitted, scale
+from manypose.pose import portraits
 from manypose.pose.detector import Detector
 from manypose.pose.lifting import packed_bones, unpacked_bones
 from manypose.pose.records import Box, Detections, Frame, Person2D, Person3D, UInt8
@@ -109,14 +110,15 @@ class Finder:
         if self._process is not None or self._over:
             return
         width, height = self._input_size
+        size = 2 * max(width * height, portraits.WIDTH * portraits.HEIGHT) * 3  # whole, and a part
         theirs: list[tuple[int, int]] = []
         with contextlib.ExitStack() as given:
             for _ in range(self._count):
                 mine, other = (Connection(s.detach()) for s in socket.socketpair())
                 file = given.enter_context(tempfile.TemporaryFile())
                 given.callback(other.close)
-                file.truncate(2 * width * height * 3)  # the whole picture's, and a part's
-                self._places.append(_Place(mine, mmap.mmap(file.fileno(), 2 * width * height * 3)))
+                file.truncate(size)
+                self._places.append(_Place(mine, mmap.mmap(file.fileno(), size)))
                 theirs.append((other.fileno(), file.fileno()))
             # Not by multiprocessing, which would run the user's own script there once more.
             code = (

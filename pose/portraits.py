@@ -38,7 +38,7 @@ _ONE = 0.7  # the likeness from which two people are one
 # cells round it; where both readings are one place, the joint is surer, elsewhere less.
 _TRUST, _TRUST_CELLS = 3.0, 2.0
 _AGREED = 0.7
-_MOVED = 0.6  # boxes that overlap less are two: the new one is looked at again
+_MOVED = 0.7  # boxes that overlap less are two: the new one is looked at again
 
 
 @dataclass(frozen=True, slots=True)
