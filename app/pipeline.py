@@ -138,7 +138,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.careful,
         model.close_ups,
         model.long_shots != "never",
-        model.portraits != "never",
+        model.portraits in ("recorded", "always") or (model.careful and model.portraits != "never"),
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

@@ -22,6 +22,22 @@ def test_live_nobody_waits_for_a_second_look_unless_asked(
         assert (front_end._far is not None) == wanted  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("asked", "careful", "recorded", "live"), [
+    ("careful", "false", False, False), ("careful", "true", True, False),
+    ("recorded", "false", True, False), ("always", "false", True, True),
+    ("never", "true", False, False),
+])  # fmt: skip
+def test_everybody_is_looked_at_again_where_that_is_asked_for(
+    asked: str, careful: str, recorded: bool, live: bool
+) -> None:
+    words = [("model.portraits", asked), ("model.careful", careful), ("model.threads", "1")]
+    config = load_config(words)
+    for settings, wanted in ((config, recorded), (for_live(config), live)):
+        engine = load_engine(settings)
+        assert (engine.look is not None) == wanted
+        assert ("portraits" in engine.info) == wanted
+
+
 def test_the_window_loads_what_is_meant_for_live(tmp_path: Path) -> None:
     seen = []
 
