@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--size", help="input size (default 512x320, of a name its own)")
     score.add_argument("--precision", default="auto", help="of a name: auto, fp32, int8")
     score.add_argument(
-        "--careful", action="store_true", help="of a name: as manypose run --careful"
+        "--careful", action="store_true", help="of a name: the three sizes of run --careful"
     )
     score.add_argument(
         "--second-looks", action="store_true",
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     score.add_argument(
         "--portraits", action="store_true",
-        help="of a name: as manypose run, which reads the joints of each person found again",
+        help="of a name: as run --careful, which reads the joints of each person again",
     )  # fmt: skip
     score.add_argument("--sure", type=float, help="score from which people count (default 0.3)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
