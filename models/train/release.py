@@ -132,29 +132,33 @@ def _made(
 ) -> _Made:  # fmt: skip
     """Write the files of one input size, with their rows of the manifest, and score them."""
     width, height = size
-    stem = (
-        f"{args.name}_int8"
-        if f"{width}x{height}" == args.size[0]
-        else (f"{args.name}_{width}x{height}_int8")
-    )
-    files = {
-        "fp32": args.out / f"{stem.removesuffix('_int8')}.onnx",
-        "int8": args.out / f"{stem}.onnx",
-    }
+    named = f"{width}x{height}"
+    stem = args.name if named == args.size[0] else f"{args.name}_{named}"
+    plain = args.out / f"{stem}.onnx"
     source = f"manypose train, {trained_on}" if trained_on else "manypose train"
     parity = export.export_onnx(
-        net, files["fp32"], height, width, args.name, args.licence, source, record=True
+        net, plain, height, width, args.name, args.licence, source, record=True
     )
-    reports = {"int8": quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)}
-    if all(importlib.util.find_spec(name) for name in ("nncf", "openvino")):
-        files[OWN] = args.out / f"{stem}.xml"
-        reports[OWN] = quantise.quantise_openvino(
-            files["fp32"], files[OWN], pictures, True, args.count
-        )
+    files, reports = with_int8(plain, pictures, args.count)
     found = {
         kind: scores.evaluate(photos, of_file(path, width, height)) for kind, path in files.items()
     }
     return _Made(size, files, parity, reports, found, scores.ceiling(photos, width, height))
+
+
+def with_int8(
+    plain: Path, pictures: Sequence[Any], count: int
+) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
+    """Write the int8 files of an exported one, with their rows of the manifest.
+
+    Returns all files by precision, and the reports of the rounded ones.
+    """
+    files = {"fp32": plain, "int8": plain.with_name(f"{plain.stem}_int8.onnx")}
+    reports = {"int8": quantise.quantise(plain, files["int8"], pictures, True, count)}
+    if all(importlib.util.find_spec(name) for name in ("nncf", "openvino")):
+        files[OWN] = files["int8"].with_suffix(".xml")
+        reports[OWN] = quantise.quantise_openvino(plain, files[OWN], pictures, True, count)
+    return files, reports
 
 
 def of_file(path: Path, width: int, height: int) -> scores.Predict:
@@ -218,14 +222,19 @@ def _measured(made: Sequence[_Made], val: Sequence[str]) -> str:
                     for s in one.found.values()
                 )
                 lines.append(f"| {text} | {each} |")
-        lines += ["", f"Largest difference between torch and ONNX Runtime, relative: "
-                  f"{one.parity:.1g}."]  # fmt: skip
-        for kind, report in one.reports.items():
-            sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
-            lines.append(f"Signal to rounding noise of {kind}, dB: {sqnr}; "
-                         f"{len(report['float_layers'])} layers stay in float.")  # fmt: skip
+        lines += rounding(one.parity, one.reports)
     lines.append("")
     return "\n".join(lines)
+
+
+def rounding(parity: float, reports: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the lines of a card about what export and rounding changed."""
+    lines = ["", f"Largest difference between torch and ONNX Runtime, relative: {parity:.1g}."]
+    for kind, report in reports.items():
+        sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
+        lines.append(f"Signal to rounding noise of {kind}, dB: {sqnr}; "
+                     f"{len(report['float_layers'])} layers stay in float.")  # fmt: skip
+    return lines
 
 
 def write_card(path: Path, facts: str, measured: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from manypose.models.portrait import Portrait
+from manypose.models.preprocess import BORDER
 from manypose.models.train import scores
 from manypose.models.train.packs import Photo, decoded
 from manypose.pose.joints import BONE_UNIT_M, JOINTS, PARENT, TOPOLOGICAL
@@ -36,14 +37,11 @@ class HoldOut:
         portraits, self._affines, self._owner = [], [], list[int]()
         for n, item in enumerate(photos):
             photo = decoded(item)
-            image = np.asarray(photo.picture)
-            for box in photo.box_px:
-                corners = np.concatenate([box[:2], box[:2] + box[2:]])
-                affine = part_of(corners, WIDTH, HEIGHT, LARGER)
-                portraits.append(portrait(image, affine))
+            for image, affine in portraits_of(photo):
+                portraits.append(image)
                 self._affines.append(affine)
                 self._owner.append(n)
-            small = np.zeros((*image.shape[:2], 0), np.uint8)
+            small = np.zeros((*np.asarray(photo.picture).shape[:2], 0), np.uint8)
             self._photos.append(replace(photo, picture=small))
         self.portraits = np.stack(portraits) if portraits else np.zeros((0, HEIGHT, WIDTH, 3))
 
@@ -83,9 +81,14 @@ class HoldOut:
         }
 
 
-def portrait(image: Array, affine: Array) -> Array:
-    """Return the part (H, W, 3) of a picture; what lies outside of the picture is grey."""
-    return np.asarray(cv2.warpAffine(image, affine, (WIDTH, HEIGHT), borderValue=(114,) * 3))
+def portraits_of(photo: Photo) -> Iterator[tuple[Array, Array]]:
+    """Yield the portrait (H, W, 3) of each labelled person of a decoded photo, and its affine."""
+    for box in photo.box_px:
+        affine = part_of(np.concatenate([box[:2], box[:2] + box[2:]]), WIDTH, HEIGHT, LARGER)
+        image = cv2.warpAffine(
+            np.asarray(photo.picture), affine, (WIDTH, HEIGHT), borderValue=(BORDER,) * 3
+        )
+        yield np.asarray(image), affine
 
 
 def of_network(net: Portrait, device: torch.device) -> Answer:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.errors import OutputError, SourceError
+from manypose.models.preprocess import BORDER
 from manypose.models.train.packs import Photo, decoded
 from manypose.pose.joints import JOINTS_2D
 from manypose.pose.portraits import HEIGHT, LARGER, WIDTH, part_of
@@ -94,7 +95,7 @@ def _row(
         affine[:, 2] += affine[:, :2] @ (0.5 * exact - 0.5)
         affine[:, :2] = affine[:, :2] * exact
         image = half
-    patch = cv2.warpAffine(image, affine, (_SIDE, _SIDE), borderValue=(114, 114, 114))
+    patch = cv2.warpAffine(image, affine, (_SIDE, _SIDE), borderValue=(BORDER,) * 3)
     return {
         "images": np.asarray(patch, np.uint8), "joints_px": joints.astype(np.float32),
         "known": known.astype(bool), "joints_m": joints_m.astype(np.float32),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from manypose.errors import OutputError, UsageError
@@ -24,7 +22,7 @@ from manypose.models.train.portraits import hold_out
 from manypose.models.train.portraits.hold_out import HoldOut
 from manypose.models.train.portraits.loop import KIND, network
 from manypose.pose.joints import JOINTS_2D
-from manypose.pose.portraits import HEIGHT, LARGER, STRIDE, WIDTH, part_of
+from manypose.pose.portraits import HEIGHT, STRIDE, WIDTH
 
 _LOG = logging.getLogger(__name__)
 _ROWS = (
@@ -55,8 +53,6 @@ def run(args: argparse.Namespace) -> int:
         SourceError: photos cannot be read.
         OutputError: --out cannot be written.
     """
-    if args.threads:
-        torch.set_num_threads(args.threads)
     net, about = network(args.weights)
     photos = [p for a in args.val for p in readers.open_source(a)]
     wanted = args.count + quantise.TEST_PICTURES
@@ -66,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     held = HoldOut(photos)
     name, out = args.name, args.out
     source = f"manypose train, {args.trained_on}" if args.trained_on else "manypose train"
-    files = {"fp32": out / f"{name}.onnx", "int8": out / f"{name}_int8.onnx"}
+    plain = out / f"{name}.onnx"
     try:
         out.mkdir(parents=True, exist_ok=True)
         told = {
@@ -75,15 +71,8 @@ def run(args: argparse.Namespace) -> int:
             "manypose.stride": str(STRIDE), "manypose.licence": args.licence,
             "manypose.source": source,
         }  # fmt: skip
-        parity = export.write_onnx(_Whole(net), files["fp32"], told, _free_batch, record=True)
-        reports = {
-            "int8": quantise.quantise(files["fp32"], files["int8"], pictures, True, args.count)
-        }
-        if all(importlib.util.find_spec(n) for n in ("nncf", "openvino")):
-            files[release.OWN] = out / f"{name}_int8.xml"
-            reports[release.OWN] = quantise.quantise_openvino(
-                files["fp32"], files[release.OWN], pictures, True, args.count
-            )
+        parity = export.write_onnx(_Whole(net), plain, told, _free_batch, record=True)
+        files, reports = release.with_int8(plain, pictures, args.count)
         checkpoints.save_arrays(out / f"{name}_start.npz", net.state_dict(), about)
         found = {kind: held.score(_of_file(path)) for kind, path in files.items()}
         card = _facts(name, net, about, files, args), _measured(found, parity, reports, args.val)
@@ -102,11 +91,8 @@ def run(args: argparse.Namespace) -> int:
 def _people(addresses: list[str]) -> Iterator[Any]:
     """Yield portraits of labelled people."""
     for item in chain.from_iterable(readers.open_source(a) for a in addresses):
-        photo = decoded(item)
-        for box in photo.box_px:
-            corners = np.concatenate([box[:2], box[:2] + box[2:]])
-            affine = part_of(corners, WIDTH, HEIGHT, LARGER)
-            yield hold_out.portrait(np.asarray(photo.picture), affine)
+        for image, _ in hold_out.portraits_of(decoded(item)):
+            yield image
 
 
 def _free_batch(model: Any) -> None:
@@ -164,10 +150,6 @@ def _measured(
                 for s in found.values()
             )
             lines.append(f"| {text} | {each} |")
-    lines += ["", f"Largest difference between torch and ONNX Runtime, relative: {parity:.1g}."]
-    for kind, report in reports.items():
-        sqnr = ", ".join(f"{k} {v:g}" for k, v in report["sqnr_db"].items())
-        lines.append(f"Signal to rounding noise of {kind}, dB: {sqnr}; "
-                     f"{len(report['float_layers'])} layers stay in float.")  # fmt: skip
+    lines += release.rounding(parity, reports)
     lines.append("")
     return "\n".join(lines)
