@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from manypose.app.config import Config
 from manypose.app.pipeline import Engine
 from manypose.calib.camera import Camera
+from manypose.models import choice
 from manypose.models.machine import cores
 from manypose.models.preprocess import fitted, scale
 from manypose.pose import portraits
@@ -370,17 +371,15 @@ def with_finder(engine: Engine, load: Callable[[Config, int], Detector], config:
     """Return the Engine with a Finder, not begun; as it was where a second process is no help.
 
     It needs several cores, a network on the CPU that takes frames in parallel, and a front end that
-    looks at small pictures only: our networks. `load` is called there with the settings that
-    this process ended up with.
+    looks at small pictures only: our networks. `load` is called there, where the same files and
+    engines are chosen.
     """
     front_end = getattr(engine.detector, "front_end", None)
     ours = hasattr(front_end, "network") and engine.adaptive is None
     suits = engine.parallel if engine.batch > 1 else engine.info.get("device") == "cpu"
     if not (ours and suits and cores() > 1 and os.name == "posix"):
         return engine
-    chosen = {"backend": engine.info["runtime"], "precision": engine.info["precision"]}
-    settings = dataclasses.replace(config, model=dataclasses.replace(config.model, **chosen))
-    there = functools.partial(load, settings, engine.batch)
+    there = functools.partial(choice.as_decided, choice.decided(), load, config, engine.batch)
     finder = Finder(there, engine.detector, engine.info["input_size"], engine.batch)
     return dataclasses.replace(engine, finder=finder)
 

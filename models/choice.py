@@ -10,10 +10,10 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,8 +30,26 @@ from manypose.models.sessions import (
 from manypose.models.weights import Weights
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _PROBE_ROUNDS = 5
+_decided: dict[str, Any] = {}  # what this process chose, by the question
+_told: dict[str, Any] = {}  # what another did, which counts more
+
+
+def decided() -> dict[str, Any]:
+    """Return what this process chose among several files and engines, for `as_decided`."""
+    return dict(_decided)
+
+
+def as_decided(choices: Mapping[str, Any], load: Callable[..., T], *words: Any) -> T:
+    """Return what `load` loads, files and engines chosen as another process did.
+
+    Two files of one network round differently, so that frames shared out among processes must be
+    read by the same one.
+    """
+    _told.update(choices)
+    return load(*words)
 
 
 def placed(
@@ -77,8 +95,9 @@ def _choose(
     ])  # fmt: skip
     store = cache_folder() / "choice.json"
     memory = _remembered(store)
-    past = memory.get(key)
+    past = _told.get(key, memory.get(key))
     if isinstance(past, list) and len(past) == 2 and past[0] in range(len(options)):
+        _decided[key] = past
         return *options[int(past[0])], start(int(past[0])), f"remembered: {past[1]}"
     trials: dict[int, Session] = {}
     for at, (_, name) in enumerate(options):
@@ -98,7 +117,7 @@ def _choose(
     spent = ", ".join(
         f"{options[at][1]} {_titled(options[at][0])} {1e3 * least[at]:.1f} ms" for at in order
     )
-    memory[key] = [order[0], spent]
+    memory[key] = _decided[key] = [order[0], spent]
     if writable(store.parent):
         part = store.with_name(store.name + ".part")
         part.write_text(json.dumps(memory, indent=1), "utf-8")

@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import signal
 from collections.abc import Generator, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from drawn_engine import find, lift
 
+from manypose.app import finder as finders
+from manypose.app.config import load_config
 from manypose.app.finder import Finder
 from manypose.app.flow import detected
-from manypose.app.pipeline import Engine
+from manypose.app.pipeline import Engine, load_detector, load_engine
+from manypose.app.sources import open_source
 from manypose.calib.camera import Camera
 from manypose.errors import SourceError
 from manypose.pose.detector import Detector
@@ -22,6 +27,7 @@ from manypose.pose.estimator import FollowerConfig
 from manypose.pose.records import Box, Detections, Found2D, Frame
 
 CAMERA = Camera.from_fov(480, 288)
+SAMPLE = Path(finders.__file__).with_name("sample.mp4")
 SIZE = (96, 64)  # the input of a network
 
 
@@ -95,9 +101,8 @@ def same(a: Detections, b: Detections) -> None:
                      (p.seen.joints_px, q.seen.joints_px)):  # fmt: skip
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y)
-        assert (p.seen.score, p.root_sigma_m, p.size_error) == (
-            q.seen.score, q.root_sigma_m, q.size_error,
-        )  # fmt: skip
+        errors = [(r.seen.score, r.root_sigma_m, r.size_error) for r in (p, q)]
+        np.testing.assert_array_equal(*errors)
 
 
 @pytest.mark.slow
@@ -111,6 +116,20 @@ def test_the_second_process_finds_the_same_bit_for_bit(begun: Finder) -> None:
         same(a, b)
         assert "resize" in a.stage_ms
     assert begun.cpu_s > 0
+
+
+@pytest.mark.slow
+def test_a_look_at_each_person_is_the_same_there() -> None:
+    config = load_config([("model.portraits", "always"), ("model.backend", "openvino")])
+    engine = load_engine(config)
+    with open_source(str(SAMPLE), config) as clip:
+        some = [f for f in itertools.islice(clip, 61) if f.index % 30 == 0]
+    with finders.begun(engine, load_detector, config) as helped:
+        assert helped.finder is not None
+        for frame in some:
+            there = helped.finder([frame])[0]
+            same(there, engine.detector([frame])[0])
+        assert helped.finder.answered == len(some) == 3
 
 
 def test_it_rests_and_begins_again() -> None:
