@@ -56,7 +56,7 @@ class ModelConfig:
     careful: bool = False
     close_ups: bool = True
     long_shots: str = "recorded"
-    portraits: str = "careful"
+    portraits: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ _ONE_OF: dict[str, tuple[str, ...]] = {
     "model.backend": ("auto", "onnx", "openvino", "torch"),
     "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
     "model.long_shots": ("recorded", "always", "never"),
-    "model.portraits": ("careful", "recorded", "always", "never"),
+    "model.portraits": ("auto", "careful", "few", "always", "never"),
     "filter.preset": ("steady", "normal", "fast", "off"),
     "filter.smooth": ("auto", "none", "adaptive", "butterworth", "kalman"),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,18 @@ from manypose.app.config import Config
 from manypose.pose.detector import Detector, Lift
 from manypose.pose.estimator import Estimator, Follower, FollowerConfig
 from manypose.pose.grouping import GroupingConfig
-from manypose.pose.records import Float, Frame, Person2D
+from manypose.pose.portraits import EVERYBODY
+from manypose.pose.records import Frame, Person2D
 from manypose.pose.regained import Look
 
 if TYPE_CHECKING:
     from manypose.app.finder import Finder
     from manypose.models.portraits import Portraits
+
+
+# How many people are looked at once more: in a recorded video, live; elsewhere everybody.
+_SOME, _FEW = 6, 2
+_CAREFUL = ("auto", "careful")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,13 +103,12 @@ def for_live(config: Config) -> Config:
     """Return the settings for pictures that somebody waits for.
 
     A second look at people far away doubles the lag of such pictures; then it is for those who ask
-    for it, and so is a look at each person.
+    for it. A look at each person takes time for each.
     """
-    long_shots, portraits = (
-        how if how == "always" else "never"
-        for how in (config.model.long_shots, config.model.portraits)
-    )
-    model = dataclasses.replace(config.model, long_shots=long_shots, portraits=portraits)
+    model = config.model
+    long_shots = "always" if model.long_shots == "always" else "never"
+    portraits = {"auto": "few", "careful": "never"}.get(model.portraits, model.portraits)
+    model = dataclasses.replace(model, long_shots=long_shots, portraits=portraits)
     return dataclasses.replace(config, model=model)
 
 
@@ -138,7 +143,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.careful,
         model.close_ups,
         model.long_shots != "never",
-        model.portraits in ("recorded", "always") or (model.careful and model.portraits != "never"),
+        _portraits(config, still),
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)
@@ -153,8 +158,19 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
                   look=look)  # fmt: skip
 
 
-def _look(portraits: Portraits, frame: Frame, boxes: Float) -> list[Person2D | None]:
-    return portraits.look(frame.picture, boxes, *frame.shape[::-1])
+def _portraits(config: Config, still: bool) -> int:
+    """Return at how many people in each picture there is one more look."""
+    how = config.model.portraits
+    if how == "always" or (how == "auto" and still) or (config.model.careful and how in _CAREFUL):
+        return max(EVERYBODY, config.people.max)
+    return {"auto": _SOME, "few": _FEW}.get(how, 0)
+
+
+def _look(
+    portraits: Portraits, frame: Frame, people: Sequence[Person2D], others: Sequence[Person2D]
+) -> list[Person2D | None]:
+    size = frame.shape[::-1]
+    return portraits.look(frame.picture, people, *size, others=others)
 
 
 def load_detector(config: Config, batch: int) -> Detector:

@@ -151,7 +151,7 @@ def load_front_end(
     careful: bool = False,
     close_ups: bool = False,
     long_shots: bool = False,
-    portraits: bool = False,
+    portraits: int = 0,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
@@ -160,7 +160,8 @@ def load_front_end(
     second, 0 for the file's own size. careful: three input sizes in turn.
     close_ups: a second, small look where people may fill the frame. long_shots: a second, enlarged
     one at people far away; not with careful, which finds them, nor target_fps, for the rate.
-    portraits: each person found is looked at once more, in a small picture of their own.
+    portraits: so many of the people found, the largest, are looked at once more, each in a small
+    picture of their own.
     """
     rows = weights.find(model)
     if (target_fps or size or careful) and rows[0].kind == "own":
@@ -196,7 +197,14 @@ def load_front_end(
     if portraits:
         run = network.info
         closer = load_portraits(
-            run.runtime, run.device, run.threads, run.precision, batch, encodings, careful
+            run.runtime,
+            run.device,
+            run.threads,
+            run.precision,
+            batch,
+            encodings,
+            careful,
+            portraits,
         )
     return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots, closer)
 

@@ -3,7 +3,9 @@
 A bottom-up network reads people of all sizes at once; this one is shown each of them upright in the
 middle, always as large. What it has to learn is so much less that a small network and a few hours
 suffice. Source of the idea: Xiao et al. 2018, "Simple Baselines for Human Pose Estimation". Where a
-joint is is a choice among cells, as in Li et al. 2022 (SimCC), there of rows and columns.
+joint is is a choice among cells, as in Li et al. 2022 (SimCC), there of rows and columns. It is
+also told what was read before, as in Moon et al. 2019 (PoseFix): whom is meant, among people who
+cover each other, the picture alone does not say.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from manypose.models import selecsls
 from manypose.models.selecsls import conv_bn, scaled
 from manypose.pose.joints import JOINTS, JOINTS_2D
-from manypose.pose.portraits import SIGMA_CELLS
+from manypose.pose.portraits import CLUES, HEIGHT, SIGMA_CELLS, STRIDE, WIDTH
 
 _SHARPNESS = 10.0  # of the chances: what the last layer answers, times this, is their logarithm
 _PEAK = 1 / (2 * math.pi * SIGMA_CELLS**2)  # the chance of the cell of a joint that is certain
@@ -39,9 +41,11 @@ class PortraitMaps(NamedTuple):
 
 
 class Portrait(nn.Module):
-    """Parts of pictures (B, 3, H, W), BGR in [0, 1], sides multiples of 16, to `PortraitMaps`.
+    """Parts of pictures (B, 3, H, W), BGR in [0, 1], and clues (B, 2 K, h, w), to `PortraitMaps`.
 
-    width: factor on all channel counts.
+    Sides are multiples of 16, h and w a quarter of them. Clues are maps of joints as they were read
+    before, as high as they are sure, in [0, 1]; zeros where nothing is known: those of the person,
+    then those of others. width: factor on all channel counts.
     """
 
     def __init__(self, width: float = 0.375) -> None:
@@ -55,6 +59,7 @@ class Portrait(nn.Module):
         self.smooth8 = conv_bn(n16 + n8, n8)
         self.lateral4 = conv_bn(c4, n4, 1)
         self.smooth4 = nn.Sequential(conv_bn(n8 + n4, n4), conv_bn(n4, n4))
+        self.clues = nn.Conv2d(CLUES, self.backbone.channels[0], 1, bias=False)
         self.maps = nn.Conv2d(n4, len(JOINTS_2D), 1)
         self.body = nn.Sequential(conv_bn(n16 + n8, n16, 3, 2), conv_bn(n16, n16))
         self.bones = nn.Linear(n16, 3 * len(JOINTS))
@@ -63,9 +68,17 @@ class Portrait(nn.Module):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> PortraitMaps:
+    def of_sheets(self, sheets: Tensor) -> PortraitMaps:
+        """Return what `forward` says of sheets (B, SHEET_HEIGHT, W, 3) uint8."""
+        h, w = HEIGHT // STRIDE, WIDTH // STRIDE
+        image = sheets[:, :HEIGHT].permute(0, 3, 1, 2).float() * (1 / 255)
+        clues = sheets[:, HEIGHT:].flatten(1)[:, : CLUES * h * w].reshape(-1, CLUES, h, w)
+        told: PortraitMaps = self(image, clues.float() * (1 / 255))
+        return told
+
+    def forward(self, x: Tensor, clues: Tensor) -> PortraitMaps:
         """Return where joints are, whether they are there, and bones."""
-        _, f4, f8, f16 = self.backbone.forward_taps(x - 0.5)
+        _, f4, f8, f16 = self.backbone.forward_taps(x - 0.5, _twice(self.clues(clues)))
         f8 = torch.cat([_twice(self.smooth16(f16)), self.lateral8(f8)], 1)
         f4 = torch.cat([_twice(self.smooth8(f8)), self.lateral4(f4)], 1)
         places = _SHARPNESS * self.maps(self.smooth4(f4))

@@ -14,27 +14,34 @@ from manypose.models.preprocess import BORDER, scale
 from manypose.models.sessions import Array, Wish
 from manypose.pose import portraits
 from manypose.pose.joints import MIRROR, MIRROR_2D
-from manypose.pose.portraits import HEIGHT, WIDTH, Part
+from manypose.pose.portraits import EVERYBODY, HEIGHT, SHEET_HEIGHT, WIDTH, Part
 from manypose.pose.records import Float, Person2D, Picture, UInt8
 
 log = logging.getLogger(__name__)
 
 NAME = "portrait"
+_MIRRORED = [*MIRROR_2D, *(len(MIRROR_2D) + k for k in MIRROR_2D)]
 _LOOKS = 2  # at most, where the first showed that somebody reaches farther than was known
+_TOGETHER = 8
 Answer = Callable[[UInt8], dict[str, Array]]
 
 
 class Portraits:
     """Reads the joints of each person again in a small picture of their own.
 
-    answer: the network, portraits (N, 128, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
-    3 J). bones: whether these are passed on. title: which file runs where.
+    answer: the network, sheets (N, 240, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
+    3 J). bones: whether these are passed on. most: people who are looked at, the largest;
+    from EVERYBODY on the unlikely ones, too.
+    title: which file runs where.
     """
 
-    def __init__(self, answer: Answer, bones: bool = True, title: str = "") -> None:
+    def __init__(
+        self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = ""
+    ) -> None:
         self.title = title
         self._answer = answer
         self._bones = bones
+        self._most = most
 
     def __call__(
         self, picture: UInt8 | Picture, people: Sequence[Person2D], width: int, height: int
@@ -42,65 +49,79 @@ class Portraits:
         """Return the people of a picture of width x height px as their portraits show them.
 
         Who is nobody in their portrait, or somebody else once more, is left out; best first. Of
-        whom the portrait shows somebody else found, the first reading stays.
+        whom the portrait shows somebody else found, or who is not looked at, the first reading
+        stays.
         """
-        known = portraits.worth(people)
+        known = [p for p in people if (p.confidence > 0).any()]
         if not known:
             return []
         boxes = portraits.boxes(known)
-        found = self.look(picture, boxes, width, height, known)
+        rows = portraits.worth(known, boxes, self._most)
+        found: list[Person2D | None] = list(known)
+        for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
+            found[n] = person
         for _ in range(_LOOKS - 1):
-            there = np.array([n for n, p in enumerate(found) if p is not None], np.intp)
+            there = np.array([n for n in rows if found[n] is not None], np.intp)
             if not len(there):
                 break
-            anew = portraits.boxes([p for p in found if p is not None])
+            anew = portraits.boxes([p for n in there if (p := found[n]) is not None])
             again = portraits.moved(boxes[there], anew)
             boxes[there] = anew
-            rows = there[again]
-            more = self.look(picture, anew[again], width, height, [known[n] for n in rows])
+            rows = there[again].tolist()
+            more = self._read(picture, anew[again], rows, known, width, height)
             for n, person in zip(rows, more):
                 found[n] = person or found[n]
         kept = portraits.own_readings(known, found)
         return portraits.distinct([p for p in kept if p is not None])
 
     def look(
-        self, picture: UInt8 | Picture, boxes: Float, width: int, height: int,
-        known: Sequence[Person2D] | None = None,
+        self, picture: UInt8 | Picture, people: Sequence[Person2D], width: int, height: int,
+        others: Sequence[Person2D] = (),
     ) -> list[Person2D | None]:  # fmt: skip
-        """Return who is in each box (N, 4) of a picture of width x height px, corners in px.
+        """Return how people are whose place in a picture of width x height px is known.
 
-        known: the people as the whole picture showed them, which helps to read their joints.
+        others: who else is there, and whose joints theirs are not.
         """
+        boxes, known = portraits.boxes(people), [*people, *others]
+        return self._read(picture, boxes, range(len(people)), known, width, height)
+
+    def _read(
+        self, picture: UInt8 | Picture, boxes: Float, whose: Sequence[int],
+        known: Sequence[Person2D], width: int, height: int,
+    ) -> list[Person2D | None]:  # fmt: skip
+        """Return who is in each box (N, 4), `whose` of the people known it is."""
         parts = [portraits.seen_in(box, width, height) for box in boxes]
         rows = [n for n, part in enumerate(parts) if part is not None]
         found: list[Person2D | None] = [None] * len(parts)
         if not rows:
             return found
         inside = [part for part in parts if part is not None]
-        told = self._answer(np.stack([portrait(picture, part) for part in inside]))
-        others = None if known is None else [known[n] for n in rows]
-        joints, sure = portraits.read(told["heatmaps"], inside, others)
+        clues = portraits.clues(inside, known, [whose[n] for n in rows])
+        shown = np.stack([portrait(picture, part) for part in inside])
+        told = self._answer(portraits.sheets(shown, clues))
+        joints, sure = portraits.read(told["heatmaps"], inside)
         bones = told.get("bones") if self._bones else None
         for i, n in enumerate(rows):
             found[n] = portraits.person(
-                joints[i], sure[i], None if bones is None else bones[i],
-                None if others is None else others[i],
-            )  # fmt: skip
+                joints[i], sure[i], None if bones is None else bones[i], known[whose[n]]
+            )
         return found
 
 
 def mirrored(answer: Answer) -> Answer:
-    """Return the answers of a network for pictures and what they are in the mirror, averaged."""
+    """Return the answers of a network for sheets and what they are in the mirror, averaged."""
 
-    def both(pictures: UInt8) -> dict[str, Array]:
-        told = answer(np.concatenate([pictures, pictures[:, :, ::-1]]))
-        n = len(pictures)
+    def both(sheets: UInt8) -> dict[str, Array]:
+        pictures, clues = portraits.unfolded(sheets)
+        other = portraits.sheets(pictures[:, :, ::-1], clues[:, _MIRRORED, :, ::-1])
+        told = answer(np.concatenate([sheets, other]))
+        n = len(sheets)
         maps = told["heatmaps"]
         out = {"heatmaps": (maps[:n] + maps[n:, list(MIRROR_2D), :, ::-1]) / 2}
         if "bones" in told:
             bones = told["bones"].reshape(2, n, -1, 3)
-            other = bones[1][:, list(MIRROR)] * np.array([-1, 1, 1], np.float32)
-            out["bones"] = ((bones[0] + other) / 2).reshape(n, -1)
+            seen = bones[1][:, list(MIRROR)] * np.array([-1, 1, 1], np.float32)
+            out["bones"] = ((bones[0] + seen) / 2).reshape(n, -1)
         return out
 
     return both
@@ -121,11 +142,11 @@ def portrait(picture: UInt8 | Picture, part: Part) -> UInt8:
 
 def load_portraits(
     backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "auto",
-    batch: int = 1, bones: bool = True, mirror: bool = False,
+    batch: int = 1, bones: bool = True, mirror: bool = False, most: int = EVERYBODY,
 ) -> Portraits:  # fmt: skip
     """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
 
-    mirror: everybody is looked at in the mirror as well, in twice the time.
+    mirror: everybody is looked at in the mirror as well, in twice the time; most: as `Portraits`.
 
     Raises:
         WeightsError: its files are missing or damaged.
@@ -135,13 +156,13 @@ def load_portraits(
     wanted = {"bf16": "fp32", "fp16": "fp32"}.get(precision, precision)
     some = [r for r in rows if r.precision == wanted] or rows
     digest = {row.path: weights.verify(row) for row in some}
-    if any(row.input_size != (WIDTH, HEIGHT) for row in some):
+    if any(row.input_size != (WIDTH, SHEET_HEIGHT) for row in some):
         raise WeightsError(f"{NAME}: not of this version of manypose; reinstall it")
     outputs = () if bones else ("heatmaps",)
-    wish = Wish(device, threads, precision, batch, None, outputs)
+    wish = Wish(device, threads, precision, batch, None, outputs, _TOGETHER)
     if wanted not in weights.PRECISIONS:
         wish = replace(wish, precision="auto")
     row, _, session, chosen = choice.placed(some, backend, wish, digest)
     title = f"{row.path.name} {digest[row.path][:12]} ({session.precision}) by {session.engine}"
     log.info("portraits: %s; %s", title, chosen)
-    return Portraits(mirrored(session.run) if mirror else session.run, bones, title)
+    return Portraits(mirrored(session.run) if mirror else session.run, bones, most, title)

@@ -31,6 +31,10 @@ OUTPUTS = ("heatmaps", "pafs", "encodings")
 # Outputs of each kind of network that can be rounded.
 OUTPUTS_OF = {"stage1": OUTPUTS, "portrait": ("heatmaps", "bones")}
 SQNR_WANTED_DB = 16.0
+# Layers whose noise a softmax makes larger, by a part of their names: they are kept in float. The
+# second form keeps the last layers of heads anyway, and rounds those before them worse.
+_FLOAT_OPENVINO: dict[str, tuple[str, ...]] = {"portrait": ("/maps/", "/seen/")}
+_FLOAT_ONNX: dict[str, tuple[str, ...]] = {"portrait": ("/smooth4/",)}
 # What may follow the last layer of a head.
 _AFTER = ("Slice", "Split", "Clip", "Mul", "Reshape", "Softmax")
 # Pictures that noise is measured on: of eight, two without people decided the figure.
@@ -108,8 +112,11 @@ def quantise(
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
         quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
-        groups = _layer_groups(onnx.load(str(ready)))
+        whole = onnx.load(str(ready))
+        groups = _layer_groups(whole)
         last = groups.pop("last")
+        parts = _FLOAT_ONNX.get(meta["manypose.kind"], ())
+        last += [n.name for n in whole.graph.node if any(part in n.name for part in parts)]
 
         def attempt(floats: Sequence[str], pictures: Sequence[UInt8]) -> dict[str, float]:
             with warnings.catch_warnings():
@@ -171,8 +178,8 @@ def quantise_openvino(
 ) -> dict[str, Any]:
     """Write the int8 form of an exported file for OpenVINO, `out` (.xml) and its .bin, by NNCF.
 
-    Arguments, report and errors as `quantise`; no layer is kept in float. Weights get 7 bits
-    (NNCF's overflow fix) and biases are corrected.
+    Arguments, report and errors as `quantise`; only layers before a softmax are kept in float.
+    Weights get 7 bits (NNCF's overflow fix) and biases are corrected.
 
     Raises:
         DeviceError: NNCF or OpenVINO is not installed.
@@ -185,6 +192,10 @@ def quantise_openvino(
     test, calibration = _prepared(meta, images, count)
     model = ov.Core().read_model(str(path))
     model.reshape([1, *test.shape[1:]])
+    parts = _FLOAT_OPENVINO.get(meta["manypose.kind"], ())
+    kinds = ("Convolution", "MatMul")
+    layers = [o.get_friendly_name() for o in model.get_ops() if o.get_type_name() in kinds]
+    floats = [name for name in layers if any(part in name for part in parts)]
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -193,6 +204,7 @@ def quantise_openvino(
             nncf.Dataset(calibration, lambda p: {"image": p[None]}),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(names=floats),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix.ENABLE
             ),
@@ -209,7 +221,7 @@ def quantise_openvino(
         made.replace(out)
     if record:
         _record(out, meta)
-    return _told(report, [], len(calibration), out, out.with_suffix(".bin"))
+    return _told(report, floats, len(calibration), out, out.with_suffix(".bin"))
 
 
 def _each(path: Path, pictures: UInt8, outputs: Sequence[str]) -> list[NDArray[np.float32]]:

@@ -134,9 +134,16 @@ class SelecSLS(nn.Module):
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward_taps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the feature maps at strides 2, 4, 8 and 16 of pictures (B, 3, H, W)."""
+    def forward_taps(
+        self, x: Tensor, more: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the feature maps at strides 2, 4, 8 and 16 of pictures (B, 3, H, W).
+
+        more: is added to the features at stride 2.
+        """
         x = self.stem(x)
+        if more is not None:
+            x = x + more
         found, pair = [x], (x, x)
         for i, block in enumerate(self.features):
             pair = block(pair)

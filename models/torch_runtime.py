@@ -214,6 +214,7 @@ _OPERATIONS: dict[str, Callable[[Given, dict[str, Any], Numbers, torch.dtype], T
     "Concat": lambda x, a, n, kind: torch.cat(x, a["axis"]),
     "Transpose": lambda x, a, n, kind: x[0].permute(a["perm"]),
     "Cast": lambda x, a, n, kind: x[0].to(kind),  # only pictures and maps are cast
+    "Flatten": lambda x, a, n, kind: x[0].flatten(a.get("axis", 1)),
     "Gemm": _gemm,
     "Unsqueeze": _unsqueeze,
     "ReduceMean": lambda x, a, n, kind: x[0].mean(a["axes"], bool(a.get("keepdims", 1))),

@@ -7,7 +7,7 @@ person upright in the middle of a small picture of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -15,17 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose.joining import statures
-from manypose.pose.joints import COCO_NAMES, OKS_SIGMAS
-from manypose.pose.records import Box, Person2D
+from manypose.pose.joints import COCO_NAMES, JOINTS_2D, OKS_SIGMAS
+from manypose.pose.records import Box, Person2D, UInt8
 
 Float = NDArray[np.floating[Any]]
 
 WIDTH, HEIGHT = 96, 128  # px of our network's input
 STRIDE = 4  # of its maps
+# A sheet is what the network is given: a portrait and, in the bytes of the rows below it, clues.
+SHEET_HEIGHT = HEIGHT + 112
+CLUES = 2 * len(JOINTS_2D)  # maps of the person, then of others
 SIGMA_CELLS = 1.25  # Gaussian of a joint
 LARGER = 1.25  # than the person's box
 _C = len(COCO_NAMES)
-_CANDIDATE = 0.15  # the score from which somebody found is looked at
+EVERYBODY = 100  # people looked at; then the unlikely ones are, too
+_CANDIDATE, _UNLIKELY = 0.3, 0.15  # the score from which somebody found is looked at
 _ROUND = 0.1  # of the longer side: what a box shows round the joints
 _LEAST = 0.5  # of the stature: the side of a box round a few joints
 _SEEN = 0.2  # the height of a map from which a joint is seen
@@ -33,11 +37,10 @@ _JOINTS_MIN = 3
 _SURER = 1.06  # scores of people found are so much higher than those of their two readings
 _BLUR = 5  # cells
 _OTHER = 0.3  # the likeness from which a reading may be that of another person
-_ONE = 0.7  # the likeness from which two people are one
-# A cell where the whole picture's reading has the joint counts so many times more, over so many
-# cells round it; where both readings are one place, the joint is surer, elsewhere less.
-_TRUST, _TRUST_CELLS = 3.0, 2.0
-_AGREED = 0.7
+_ONE = 0.5  # the likeness from which two people are one
+_TAKEN = 0.6  # and from which a joint is that of somebody better
+_LEFT = 0.4  # share of their joints that people have for themselves
+_REACH = 4.0  # cells that a joint beside the portrait is seen from in it
 _MOVED = 0.7  # boxes that overlap less are two: the new one is looked at again
 
 
@@ -79,41 +82,73 @@ def seen_in(box_px: Float, width: int, height: int) -> Part | None:
     return Part((x0, y0, x1, y1), (left, top, right, bottom))
 
 
-def read(
-    maps: Float, parts: Sequence[Part], known: Sequence[Person2D | None] | None = None
-) -> tuple[Float, Float]:
-    """Return joints (N, K, 2), image px, and how sure they are (N, K), of maps (N, K, h, w).
+def sheets(portraits: UInt8, clues: UInt8) -> UInt8:
+    """Return sheets (N, SHEET_HEIGHT, W, 3) of portraits (N, H, W, 3) and `clues` of them."""
+    n = len(portraits)
+    out = np.zeros((n, SHEET_HEIGHT, WIDTH, 3), np.uint8)
+    out[:, :HEIGHT] = portraits
+    below = out[:, HEIGHT:].reshape(n, -1)
+    below[:, : clues[0].size] = clues.reshape(n, -1)
+    out[:, HEIGHT:] = below.reshape(out[:, HEIGHT:].shape)
+    return out
 
-    known: what other readings there are of these people; places of their joints count more.
+
+def unfolded(sheet: UInt8) -> tuple[UInt8, UInt8]:
+    """Return the portraits (N, H, W, 3) and clues (N, 2 K, h, w) of sheets."""
+    h, w = HEIGHT // STRIDE, WIDTH // STRIDE
+    below = sheet[:, HEIGHT:].reshape(len(sheet), -1)[:, : CLUES * h * w]
+    return sheet[:, :HEIGHT], below.reshape(-1, CLUES, h, w)
+
+
+def clues(parts: Sequence[Part], known: Sequence[Person2D], whose: Sequence[int]) -> UInt8:
+    """Return maps (N, 2 K, h, w) of joints read before, in portraits, 255 where they are sure.
+
+    Of each portrait those of the person come first, then those of everybody else. known: the people
+    who were read; whose: which of them each part is of.
     """
+    k, h, w = len(JOINTS_2D), HEIGHT // STRIDE, WIDTH // STRIDE
+    out = np.zeros((len(parts), 2, k, h, w))
+    px = np.array([p.joints_px for p in known], float)
+    trust = np.array([p.confidence for p in known], float)
+    for n, part in enumerate(parts):
+        cells, sure = _cells(px, trust, part)
+        reach = ((cells > -_REACH) & (cells < (w + _REACH, h + _REACH))).all(-1) & (sure > 0)
+        near = [m for m in np.flatnonzero(reach.any(1)) if m != whose[n]]
+        own = whose[n]
+        out[n, 0] = _gaussians(cells[own], SIGMA_CELLS) * sure[own, :, None, None]
+        if near:
+            maps = _gaussians(cells[near], SIGMA_CELLS) * sure[near][..., None, None]
+            out[n, 1] = maps.max(0)
+    return (255 * out + 0.5).astype(np.uint8).reshape(-1, CLUES, h, w)
+
+
+def _cells(px: Float, trust: Float, part: Part) -> tuple[Float, Float]:
+    """Return where joints (..., K, 2), image px, are in a portrait, cells, and how sure."""
+    corner, place = np.array(part.part, float), np.array(part.place, float)
+    scale = (corner[2:] - corner[:2]) / (place[2:] - place[:2])
+    cells = ((px + 0.5 - corner[:2]) / scale + place[:2] - STRIDE / 2) / STRIDE
+    sure = np.where(np.isfinite(cells).all(-1), trust, 0).clip(0, 1)
+    return np.where(sure[..., None] > 0, cells, -99), sure
+
+
+def _gaussians(cells: Float, sigma: float) -> Float:
+    narrow = -0.5 / sigma**2
+    x = np.exp(narrow * (np.arange(WIDTH // STRIDE) - cells[..., :1]) ** 2)
+    y = np.exp(narrow * (np.arange(HEIGHT // STRIDE) - cells[..., 1:]) ** 2)
+    return np.asarray(y[..., None] * x[..., None, :])
+
+
+def read(maps: Float, parts: Sequence[Part]) -> tuple[Float, Float]:
+    """Return joints (N, K, 2), image px, and how sure they are (N, K), of maps (N, K, h, w)."""
     n, k, h, w = maps.shape
     part = np.array([p.part for p in parts], float)
     place = np.array([p.place for p in parts], float)
     scale = (part[:, 2:] - part[:, :2]) / (place[:, 2:] - place[:, :2])
     maps = np.clip(maps, 0, 1)
-    if known is not None and any(p is not None for p in known):
-        nowhere = np.full((k, 2), np.nan)
-        image = np.array([nowhere if p is None else p.joints_px for p in known], float)
-        trust = np.array([np.zeros(k) if p is None else p.confidence for p in known], float)
-        px = (image + 0.5 - part[:, None, :2]) / scale[:, None] + place[:, None, :2]
-        maps = _trusted(maps, (px - STRIDE / 2) / STRIDE, trust)
     cells, score = highest(maps.reshape(-1, h, w), _BLUR)
     px = (cells * STRIDE + STRIDE / 2).reshape(n, k, 2)  # px areas of the portrait
     image = (px - place[:, None, :2]) * scale[:, None] + part[:, None, :2] - 0.5
     return image, score.reshape(n, k)
-
-
-def _trusted(maps: Float, cells: Float, trust: Float) -> Float:
-    """Return maps in which the cells near those of another reading (N, K, 2) count more."""
-    h, w = maps.shape[-2:]
-    trust = np.where(np.isfinite(cells).all(-1), trust, 0)
-    cells = np.where(trust[..., None] > 0, cells, 0)
-    narrow = -0.5 / _TRUST_CELLS**2
-    x = np.exp(narrow * (np.arange(w) - cells[..., :1]) ** 2)
-    y = np.exp(narrow * (np.arange(h) - cells[..., 1:]) ** 2)
-    share = (_TRUST * trust)[..., None, None]
-    near = y[..., None] * x[..., None, :]
-    return np.asarray(np.minimum(maps * (1 + share * near) / (1 + _AGREED * share), 1))
 
 
 def person(
@@ -132,9 +167,10 @@ def person(
     told = None if bones is None else np.where(seen[:, None], bones, np.nan)
     if before is not None:
         score = _SURER * float(np.sqrt(score * before.score))
-        known = before.encoding
-        told = None if known is None else np.where(seen[:, None], known, np.nan)
-    return Person2D(np.where(seen[:, None], joints_px, np.nan), confidence, min(score, 1.0), told)
+        if before.encoding is not None:
+            told = np.where(seen[:, None], before.encoding, np.nan)
+    px = np.where(seen[:, None], joints_px, np.nan).astype(np.float32)
+    return Person2D(px, confidence.astype(np.float32), min(score, 1.0), told)
 
 
 def own_readings(
@@ -169,14 +205,40 @@ def moved(before_px: Float, after_px: Float) -> NDArray[np.bool_]:
 
 
 def distinct(people: Sequence[Person2D]) -> list[Person2D]:
-    """Return the people, best first, without those who are somebody better once more."""
+    """Return the people, best first, each with joints that are nobody's who is better.
+
+    Who is somebody better once more, or has few joints left, is left out.
+    """
     ranked = sorted(people, key=lambda p: -p.score)
-    one = likenesses(ranked, ranked) > _ONE if len(ranked) > 1 else np.zeros((1, 1), bool)
+    if len(ranked) < 2:
+        return ranked
+    alike, both = _joint_likenesses(ranked, ranked)
+    one = _mean(alike, both) > _ONE
+    taken = (alike > _TAKEN) & both
     kept: list[int] = []
-    for n in range(len(ranked)):
-        if not one[n, kept].any():
-            kept.append(n)
-    return [ranked[n] for n in kept]
+    out: list[Person2D] = []
+    for n, person in enumerate(ranked):
+        if one[n, kept].any():
+            continue
+        others = np.zeros(len(person.confidence), bool)
+        others[:_C] = taken[n, kept].any(0)
+        seen = person.confidence > 0
+        left = int((seen & ~others).sum())
+        if left < max(_JOINTS_MIN, _LEFT * seen.sum()):
+            continue
+        kept.append(n)
+        out.append(_without(person, others) if others.any() else person)
+    return out
+
+
+def _without(person: Person2D, joints: NDArray[np.bool_]) -> Person2D:
+    told = person.encoding
+    return replace(
+        person,
+        joints_px=np.where(joints[:, None], np.nan, person.joints_px),
+        confidence=np.where(joints, 0, person.confidence),
+        encoding=None if told is None else np.where(joints[:, None], np.nan, told),
+    )
 
 
 def likenesses(a: Sequence[Person2D], b: Sequence[Person2D]) -> Float:
@@ -184,18 +246,30 @@ def likenesses(a: Sequence[Person2D], b: Sequence[Person2D]) -> Float:
 
     Zero where these are fewer than three; the area is the larger one round these joints.
     """
+    return _mean(*_joint_likenesses(a, b))
+
+
+def _joint_likenesses(
+    a: Sequence[Person2D], b: Sequence[Person2D]
+) -> tuple[Float, NDArray[np.bool_]]:
+    """Return the similarity of each joint of people (A, B, C), and which of them both show."""
     seen_a, seen_b = (np.array([p.confidence[:_C] > 0 for p in people]) for people in (a, b))
-    both = (seen_a[:, None] & seen_b[None])[..., None]
+    both = seen_a[:, None] & seen_b[None]
     points = [np.array([p.joints_px[:_C] for p in people], float) for people in (a, b)]
     pa, pb = points[0][:, None], points[1][None]
-    sides = [np.where(both, p, -np.inf).max(2) - np.where(both, p, np.inf).min(2) for p in (pa, pb)]
-    enough = both[..., 0].sum(-1) >= _JOINTS_MIN
+    two = both[..., None]
+    sides = [np.where(two, p, -np.inf).max(2) - np.where(two, p, np.inf).min(2) for p in (pa, pb)]
+    enough = both.sum(-1) >= _JOINTS_MIN
     area = np.maximum(np.maximum(*(np.where(enough[..., None], s, 1).prod(-1) for s in sides)), 1)
-    squared = np.where(both, pa - pb, 0)
+    squared = np.where(two, pa - pb, 0)
     squared = (squared * squared).sum(-1)
-    share = np.exp(-squared / (8 * OKS_SIGMAS[:_C].astype(float) ** 2 * area[..., None]))
-    total = (share * both[..., 0]).sum(-1)
-    return np.asarray(np.where(enough, total / np.maximum(both[..., 0].sum(-1), 1), 0))
+    return np.exp(-squared / (8 * OKS_SIGMAS[:_C].astype(float) ** 2 * area[..., None])), both
+
+
+def _mean(alike: Float, both: NDArray[np.bool_]) -> Float:
+    count = both.sum(-1)
+    total = (alike * both).sum(-1)
+    return np.asarray(np.where(count >= _JOINTS_MIN, total / np.maximum(count, 1), 0))
 
 
 def likeness(a: Person2D, b: Person2D) -> float:
@@ -203,9 +277,17 @@ def likeness(a: Person2D, b: Person2D) -> float:
     return float(likenesses([a], [b])[0, 0])
 
 
-def worth(people: Sequence[Person2D]) -> list[Person2D]:
-    """Return the people found who are worth a look."""
-    return [p for p in people if p.score >= _CANDIDATE and (p.confidence > 0).any()]
+def worth(people: Sequence[Person2D], boxes_px: Float, most: int = EVERYBODY) -> list[int]:
+    """Return the numbers of the people found who are worth a look, of `most` the largest.
+
+    boxes_px (N, 4): theirs, corners.
+    """
+    least = _UNLIKELY if most >= EVERYBODY else _CANDIDATE
+    rows = [n for n, p in enumerate(people) if p.score >= least]
+    if len(rows) <= most:
+        return rows
+    area = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(1)
+    return sorted(sorted(rows, key=lambda n: -area[n])[:most])
 
 
 def part_of(box_px: Float, width: int, height: int, larger: float) -> Float:

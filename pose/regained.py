@@ -14,12 +14,11 @@ import numpy as np
 
 from manypose.pose.joints import JOINTS_2D
 from manypose.pose.likeness import Float, alike
-from manypose.pose.portraits import boxes
 from manypose.pose.records import Frame, Person2D, Person3D
 from manypose.pose.tracking_memory import Track
 
-# A frame and boxes (N, 4), corners in image px, to who is in each of them.
-Look = Callable[[Frame, Float], "list[Person2D | None]"]
+# A frame, people as they must be in it and others who were found, to how the former are.
+Look = Callable[[Frame, Sequence[Person2D], Sequence[Person2D]], "list[Person2D | None]"]
 _K = len(JOINTS_2D)
 
 
@@ -31,6 +30,7 @@ class RegainConfig:
     found: float = 0.3  # a reading so much like what is expected is them
     other: float = 0.4  # a reading so much like somebody found is that one
     score_min: float = 0.4
+    sure: float = 0.5  # a joint is where it must be
     joints_min: int = 4  # known well enough to tell where to look
 
 
@@ -59,9 +59,9 @@ def regained(
     rows = np.flatnonzero(lost)
     if not len(rows):
         return []
-    where = boxes([Person2D(points[n], known[n].astype(float), 1.0) for n in rows])
+    must = [Person2D(points[n], config.sure * known[n], config.score_min) for n in rows]
     found: list[Person2D] = []
-    for n, reading in zip(rows, look(frame, where)):
+    for n, reading in zip(rows, look(frame, must, [p.seen for p in people])):
         if reading is None or reading.score < config.score_min:
             continue
         one = np.array(reading.joints_px, float)[None]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from manypose.errors import UsageError
 from manypose.models.train import checkpoints, packs, readers
+from manypose.pose.portraits import EVERYBODY
 
 if TYPE_CHECKING:
     from manypose.models.train.scores import Find, Predict
@@ -155,7 +156,8 @@ def _of_name(
     if args.careful or args.second_looks or args.portraits:
         program = front_end.load_front_end(
             name, "auto", args.device, args.threads, precision, size=size, careful=args.careful,
-            close_ups=args.second_looks, long_shots=args.second_looks, portraits=args.portraits,
+            close_ups=args.second_looks, long_shots=args.second_looks,
+            portraits=EVERYBODY * args.portraits,
         )  # fmt: skip
         network, find = program.network, scores.found_by(program)
     else:

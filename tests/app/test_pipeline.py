@@ -22,20 +22,23 @@ def test_live_nobody_waits_for_a_second_look_unless_asked(
         assert (front_end._far is not None) == wanted  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("asked", "careful", "recorded", "live"), [
-    ("careful", "false", False, False), ("careful", "true", True, False),
-    ("recorded", "false", True, False), ("always", "false", True, True),
-    ("never", "true", False, False),
+@pytest.mark.parametrize(("asked", "careful", "still", "recorded", "live"), [
+    ("auto", "false", 100, 6, 2), ("auto", "true", 100, 100, 2), ("careful", "false", 0, 0, 0),
+    ("careful", "true", 100, 100, 0), ("few", "true", 2, 2, 2), ("always", "false", 100, 100, 100),
+    ("never", "true", 0, 0, 0),
 ])  # fmt: skip
-def test_everybody_is_looked_at_again_where_that_is_asked_for(
-    asked: str, careful: str, recorded: bool, live: bool
+def test_so_many_are_looked_at_again_as_there_is_time_for(
+    asked: str, careful: str, still: int, recorded: int, live: int
 ) -> None:
     words = [("model.portraits", asked), ("model.careful", careful), ("model.threads", "1")]
     config = load_config(words)
-    for settings, wanted in ((config, recorded), (for_live(config), live)):
-        engine = load_engine(settings)
-        assert (engine.look is not None) == wanted
-        assert ("portraits" in engine.info) == wanted
+    for settings, alone, wanted in (
+        (config, True, still), (config, False, recorded), (for_live(config), False, live)
+    ):  # fmt: skip
+        engine = load_engine(settings, still=alone)
+        portraits = engine.detector.front_end.portraits  # type: ignore[attr-defined]
+        assert (portraits._most if portraits else 0) == wanted
+        assert (engine.look is not None) == ("portraits" in engine.info) == (wanted > 0)
 
 
 def test_the_window_loads_what_is_meant_for_live(tmp_path: Path) -> None:

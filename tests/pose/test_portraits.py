@@ -19,13 +19,13 @@ def someone(points, score=0.8):
     return Person2D(joints, confidence, score)
 
 
-def standing(x=200.0, y=100.0, tall=200.0):
+def standing(x=200.0, y=100.0, tall=200.0, score=0.8):
     points = {
         "nose": (0, 0.07), "l_shoulder": (0.11, 0.18), "r_shoulder": (-0.11, 0.18),
         "l_hip": (0.065, 0.5), "r_hip": (-0.065, 0.5), "l_ankle": (0.07, 0.96),
         "r_ankle": (-0.07, 0.96),
     }  # fmt: skip
-    return someone({k: (x + tall * a, y + tall * b) for k, (a, b) in points.items()})
+    return someone({k: (x + tall * a, y + tall * b) for k, (a, b) in points.items()}, score)
 
 
 def blob(width, height, at, radius):
@@ -99,21 +99,44 @@ def test_a_person_read_twice_is_kept_once():
     assert not any(p is weak for p in kept)
 
 
-def test_where_two_places_are_as_likely_the_other_reading_decides():
-    h, w = HEIGHT // STRIDE, WIDTH // STRIDE
-    two = np.maximum(blob(w, h, (6, 10), 1.25), blob(w, h, (16, 20), 1.25))[..., 0] / 510
-    maps = np.repeat(two[None, None], K, 1)
-    box = np.array([200.0, 50, 400, 350])
-    part = portraits.seen_in(box, 640, 480)
-    plain, sure = portraits.read(maps, [part])
-    other = np.where(np.arange(K)[:, None] % 2 == 0, plain[0], plain[0] + 10 * STRIDE * 375 / 128)
-    known = Person2D(other, np.full(K, 0.9), 0.8)
-    again, surer = portraits.read(maps, [part], [known])
-    step = (again[0] - plain[0])[:, 0]
-    np.testing.assert_allclose(step[::2], 0, atol=3)
-    assert (step[1::2] > 80).all()
-    assert (surer > sure).all()
-    np.testing.assert_array_equal(portraits.read(maps, [part], [None])[0], plain)
+def test_joints_of_somebody_better_are_not_those_of_another():
+    front, behind = standing(score=0.9), standing(x=240, score=0.5)
+    legs = [INDEX_2D[n] for n in ("l_hip", "r_hip", "l_ankle", "r_ankle")]
+    joints = behind.joints_px.copy()
+    joints[legs[2:]] = front.joints_px[legs[2:]] + 2
+    mixed = Person2D(joints, behind.confidence, 0.5, np.ones((K, 63)))
+    first, second = portraits.distinct([mixed, front])
+    assert first is front
+    assert (second.confidence[legs[2:]] == 0).all()
+    assert np.isnan(second.encoding[legs[2:]]).all()
+    assert (second.confidence > 0).sum() == (behind.confidence > 0).sum() - 2
+    joints[legs] = front.joints_px[legs] + 2
+    joints[INDEX_2D["nose"]] = front.joints_px[INDEX_2D["nose"]]
+    most = Person2D(joints, behind.confidence, 0.5)
+    assert portraits.distinct([most, front]) == [front]
+
+
+def test_of_many_the_largest_are_looked_at_who_are_not_unlikely():
+    people = [standing(tall=t, score=s) for t, s in ((90, 0.8), (200, 0.7), (150, 0.2), (120, 0.9))]
+    corners = portraits.boxes(people)
+    assert portraits.worth(people, corners, 9) == [0, 1, 3]
+    assert portraits.worth(people, corners, 2) == [1, 3]
+    assert portraits.worth(people, corners) == [0, 1, 2, 3]
+
+
+def test_clues_are_where_the_joints_are_and_those_of_others_apart():
+    one, two, far = standing(x=260, y=120), standing(x=290, y=130), standing(x=20)
+    parts = [portraits.seen_in(portraits.boxes([p])[0], 640, 480) for p in (one, two)]
+    maps = portraits.clues(parts, [one, two, far], [0, 1])
+    told = one.confidence > 0
+    for n, person in enumerate((one, two, two, one)):  # each of themselves, then of the other
+        shown = maps[n % 2][:K] if n < 2 else maps[n % 2][K:]
+        joints, sure = portraits.read(shown[None] / 255, [parts[n % 2]])
+        assert (shown.max((1, 2)) > 0).tolist() == told.tolist()
+        np.testing.assert_allclose(joints[0][told], person.joints_px[told], atol=1)
+        assert ((sure[0][told] > 0.7) & (sure[0][told] < 0.91)).all()  # between two cells less
+    alone = portraits.clues(parts[:1], [one, far], [0])
+    assert alone[:, K:].max() == 0
 
 
 def test_only_boxes_that_show_something_else_are_looked_at_again():

@@ -30,11 +30,11 @@ class Looker:
 
     def __init__(self, *people):
         self.people = people
-        self.boxes = None
+        self.asked = None
 
-    def __call__(self, frame, boxes):
-        self.boxes = boxes
-        return [self.people[n % len(self.people)] for n in range(len(boxes))]
+    def __call__(self, frame, people, others):
+        self.asked = people
+        return [self.people[n % len(self.people)] for n in range(len(people))]
 
 
 def test_somebody_not_found_is_looked_for_where_they_must_be():
@@ -42,15 +42,14 @@ def test_somebody_not_found_is_looked_for_where_they_must_be():
     person = track_of(standing(), velocity=(300.0, 0.0))
     found = regained(frame(), [person], [], look, RegainConfig())
     assert found == [look.people[0]]
-    middle = (look.boxes[0, 0] + look.boxes[0, 2]) / 2
-    assert middle == pytest.approx(210, abs=1)
+    assert look.asked[0].joints_px[0, 0] == pytest.approx(standing(x=210).joints_px[0, 0], abs=1)
 
 
 def test_nobody_is_looked_for_who_was_found():
     look = Looker(standing())
     people = [unlifted(standing(x=203))]
     assert regained(frame(), [track_of(standing())], people, look, RegainConfig()) == []
-    assert look.boxes is None
+    assert look.asked is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_nobody_is_looked_for_who_was_found():
 def test_nobody_is_looked_for_whose_place_is_not_known(person):
     look = Looker(standing())
     assert regained(frame(), [person], [], look, RegainConfig()) == []
-    assert look.boxes is None
+    assert look.asked is None
 
 
 def test_a_reading_that_is_nobody_or_somebody_else_is_not_believed():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from manypose.models.train import colours
+from manypose.models.train.portraits.clues import Faults, gaussians, simulated, told_again
 from manypose.models.train.portraits.patches import ROOM, Patches
 from manypose.models.train.targets import bones
 from manypose.pose.joints import BONE_UNIT_M, INDEX_2D, JOINTS_2D, MIRROR, MIRROR_2D
-from manypose.pose.portraits import HEIGHT, SIGMA_CELLS, STRIDE, WIDTH
+from manypose.pose.portraits import HEIGHT, WIDTH
 
 _HIDDEN = 0.6  # weight of a joint that is labelled but not seen
 _UNLABELLED = 0.1  # of one that is not labelled on somebody whose joints are
@@ -33,18 +34,21 @@ class Variation:
     half: float = 0.2  # share of which half the body is shown
     mirrored: bool = True
     colour: bool = True
+    faults: Faults = field(default_factory=Faults)  # of what was read before
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Portraits with what is wanted of them.
 
-    images (B, 3, H, W) in [0, 1]; joints_px (B, K, 2); heatmaps (B, K, h, w), their highest 1;
+    images (B, 3, H, W) in [0, 1]; clues (B, 2 K, h, w) in [0, 1]: maps of what was read before;
+    joints_px (B, K, 2); heatmaps (B, K, h, w), their highest 1;
     seen (B, K): the joint is in the portrait; weight (B, K) of what is known of it; bones (B, 3 J)
     in units of BONE_UNIT_M and weight_bones (B, 3 J).
     """
 
     images: Tensor
+    clues: Tensor
     joints_px: Tensor
     heatmaps: Tensor
     seen: Tensor
@@ -63,7 +67,14 @@ class Drawer:
             self._on_device = torch.from_numpy(np.array(patches.images)).to(device)
         self._tables = [
             torch.from_numpy(np.asarray(v)).to(device)
-            for v in (patches.joints_px, patches.known, patches.joints_m, patches.weight_3d)
+            for v in (
+                patches.joints_px,
+                patches.other_px,
+                patches.read_px,
+                patches.known,
+                patches.joints_m,
+                patches.weight_3d,
+            )
         ]
         self._weight = torch.from_numpy(patches.weight.astype(np.float64)).cumsum(0).to(device)
         self.rng = rng
@@ -75,8 +86,9 @@ class Drawer:
         chosen = torch.searchsorted(self._weight, at * self._weight[-1]).clamp_max(
             len(self._weight) - 1
         )
-        joints, known, joints_m, weight_3d = (t[chosen] for t in self._tables)
-        return made(self._pixels(chosen), joints, known, joints_m, weight_3d, how, self.rng)
+        joints, other, read, known, joints_m, weight_3d = (t[chosen] for t in self._tables)
+        pixels = self._pixels(chosen)
+        return made(pixels, joints, other, read, known, joints_m, weight_3d, how, self.rng)
 
     def _pixels(self, chosen: Tensor) -> Tensor:
         if self._on_device is not None:
@@ -88,8 +100,8 @@ class Drawer:
 
 
 def made(
-    patches: Tensor, joints: Tensor, known: Tensor, joints_m: Tensor, weight_3d: Tensor,
-    how: Variation, rng: torch.Generator,
+    patches: Tensor, joints: Tensor, other: Tensor, read: Tensor, known: Tensor,
+    joints_m: Tensor, weight_3d: Tensor, how: Variation, rng: torch.Generator,
 ) -> Batch:  # fmt: skip
     """Return a batch of patches (B, S, S, 3) uint8 with their labels, each varied by chance."""
     b, side = patches.shape[:2]
@@ -116,17 +128,30 @@ def made(
     images = _warped(patches, back, centre)
     forth = torch.linalg.inv(back)
     middle = torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2], device=device)
-    px = torch.einsum("bij,bkj->bki", forth, joints[..., :2] - centre[:, None]) + middle
-    flag = joints[..., 2]
-    who = mirrored[:, None]
-    px = torch.where(who[..., None], px[:, list(MIRROR_2D)], px)
-    flag = torch.where(who, flag[:, list(MIRROR_2D)], flag)
-    known = torch.where(who, known[:, list(MIRROR_2D)], known)
+    sides, who = list(MIRROR_2D), mirrored[:, None]
+
+    def placed(joints: Tensor) -> tuple[Tensor, Tensor]:
+        px = torch.einsum("bij,bkj->bki", forth, joints[..., :2] - centre[:, None]) + middle
+        flag = joints[..., 2]
+        px = torch.where(who[..., None], px[:, sides], px)
+        return px, torch.where(who, flag[:, sides], flag)
+
+    (px, flag), (other_px, other_flag) = placed(joints), placed(other)
+    known = torch.where(who, known[:, sides], known)
     if how.colour:
         images = colours.vary(images, rng)
     heat, seen, weight = _maps(px, flag, known)
+    # where nobody is, somebody was read whom another portrait shows
+    nobody = ~(flag > 0).any(1, keepdim=True)
+    wrong_px = torch.where(nobody[..., None], px.roll(1, 0), px)
+    wrong = torch.where(nobody, flag.roll(1, 0), flag) > 0
+    clues = simulated(wrong_px, wrong, other_px, other_flag > 0, how.faults, rng)
+    found = [placed(person) for person in read.unbind(1)]
+    really = (read[:, 0, :, 2] > 0).any(1) & (chance() < how.faults.real)
+    told = told_again(found, how.faults, rng)
+    clues = torch.where(really[:, None, None, None], told, clues)
     body, weight_body = _body(joints_m, weight_3d, mirrored, turn)
-    return Batch(images, px, heat, seen, weight, body, weight_body)
+    return Batch(images, clues, px, heat, seen, weight, body, weight_body)
 
 
 def _parts(joints: Tensor, how: Variation, chance: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -166,16 +191,10 @@ def _warped(patches: Tensor, back: Tensor, centre: Tensor) -> Tensor:
 
 def _maps(px: Tensor, flag: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return Gaussians (B, K, h, w) at the joints, which are there, and weights (B, K)."""
-    h, w = HEIGHT // STRIDE, WIDTH // STRIDE
-    cells = (px - (STRIDE - 1) / 2) / STRIDE
-    x = torch.arange(w, device=px.device) - cells[..., :1]
-    y = torch.arange(h, device=px.device) - cells[..., 1:]
-    narrow = -0.5 / SIGMA_CELLS**2
     labelled = flag > 0
     inside = ((px >= -0.5) & (px < px.new_tensor([WIDTH - 0.5, HEIGHT - 0.5]))).all(-1)
     seen = labelled & inside
-    heat = (narrow * x.square()).exp()[..., None, :] * (narrow * y.square()).exp()[..., None]
-    heat = heat * seen[..., None, None]
+    heat = gaussians(px) * seen[..., None, None]
     weight = torch.where(flag > 1, 1.0, torch.where(labelled, _HIDDEN, _UNLABELLED))
     anybody = labelled.any(1, keepdim=True)
     weight = torch.where(anybody, weight, 1.0) * known

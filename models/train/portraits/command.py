@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 
 from manypose.errors import UsageError
-from manypose.models.train import checkpoints, ranks, readers, stage1
+from manypose.models.front_end import load_front_end
+from manypose.models.train import checkpoints, ranks, readers, scores, stage1
 from manypose.models.train.packs import Photo
 from manypose.models.train.portraits import loop, patches
 from manypose.models.train.portraits.batch import Drawer
+from manypose.models.train.portraits.first import Find
 from manypose.models.train.portraits.hold_out import HoldOut
 
 _LOG = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="photos to cut people out of, as for stage1 --data")  # fmt: skip
     parser.add_argument("--patches", type=Path, metavar="DIR",
                         help="people cut out before, or where to keep them")  # fmt: skip
+    parser.add_argument("--reader", metavar="NAME",
+                        help="network whose readings of --data are told")  # fmt: skip
     parser.add_argument("--val", nargs="+", metavar="ADDRESS", default=[], help="hold-out photos")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/portraits"), help="folder of the run"
@@ -78,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.data:
             raise UsageError("--data is missing: name photos of people, such as coco:FILE.json")
         if ranks.here()[0] == 0:
-            count = patches.write(folder, _sources(args.data), plan.seed)
+            find = None if args.reader is None else _reader(args.reader, args.threads)
+            count = patches.write(folder, _sources(args.data), plan.seed, find)
             _LOG.info("%d people cut out into %s", count, folder)
         ranks.wait()
     held = patches.read(folder)
@@ -89,6 +94,11 @@ def run(args: argparse.Namespace) -> int:
     loop.train(plan, drawer, HoldOut(val), args.out, args.init, args.resume, began)
     _LOG.info("weights in %s", args.out / checkpoints.EMA)
     return 0
+
+
+def _reader(name: str, threads: int | None) -> Find:
+    program = load_front_end(name, threads=threads, close_ups=True, long_shots=True)
+    return scores.found_by(program)
 
 
 def _sources(addresses: list[str]) -> Iterator[tuple[float | None, Iterator[Photo]]]:

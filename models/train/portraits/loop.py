@@ -33,8 +33,10 @@ from manypose.pose.portraits import SIGMA_CELLS
 _LOG = logging.getLogger(__name__)
 KIND = "portrait"
 TABLE = "portraits.csv"
-_COLUMNS = ("step", "portraits", "minutes", "lr", "places", "seen", "bones", "per_s", "AP",
-            "ap_error", "AP50", "AR", "pck", "pose_mm", "pose_constant_mm")  # fmt: skip
+_COLUMNS = (
+    "step", "portraits", "minutes", "lr", "places", "seen", "bones", "per_s", "AP", "ap_error",
+    "AP50", "AR", "AP_told", "pck", "pck_told", "pose_mm", "pose_constant_mm",
+)  # fmt: skip
 _PROGRESS_S = 10.0
 # The entropy of a joint's Gaussian: the loss of places cannot be less.
 _LEAST = math.log(2 * math.pi * math.e * SIGMA_CELLS**2)
@@ -238,7 +240,7 @@ class _Run:
         """Return the losses of places, of what is seen and of bones (3,)."""
         self.net.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            answer = PortraitMaps(*self.net(batch.images))
+            answer = PortraitMaps(*self.net(batch.images, batch.clues))
         wanted = batch.heatmaps.flatten(2)
         wanted = wanted / wanted.sum(2, keepdim=True).clamp_min(1e-6)
         cross = -(wanted * answer.places.float().flatten(2).log_softmax(2)).sum(2)
@@ -300,7 +302,8 @@ class _Run:
         some = self.held.portraits[:48]
         if not len(some):
             return
-        maps, _ = hold_out.of_network(self.mean, self.device)(some)
+        shown = hold_out.plain_sheets(some)
+        maps, _ = hold_out.of_network(self.mean, self.device)(shown)
         plain = np.array([[1.0, 0, 0], [0, 1, 0]])
         tiles = []
         for image, heat in zip(some, maps):

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,9 @@ from manypose.models.portrait import Portrait
 from manypose.models.train import checkpoints, packs
 from manypose.models.train.figures import figures
 from manypose.models.train.packs import photo
-from manypose.models.train.portraits import batch, hold_out, loop, patches
+from manypose.models.train.portraits import batch, clues, hold_out, loop, patches
 from manypose.models.train.portraits.batch import Variation
+from manypose.models.train.portraits.clues import Faults
 from manypose.pose.joints import (
     BONE_UNIT_M,
     INDEX,
@@ -23,6 +25,8 @@ from manypose.pose.joints import (
     MIRROR_2D,
     SHOWN_BY,
 )
+from manypose.pose.portraits import sheets, unfolded
+from manypose.pose.records import Person2D
 
 K, J = len(JOINTS_2D), len(JOINTS)
 DOTS = {"r_wrist": (0, 0, 255), "l_wrist": (0, 255, 0), "nose": (255, 0, 0)}
@@ -84,6 +88,78 @@ def test_maps_peak_at_the_joints_and_mirrored_people_exchange_sides(tmp_path):
         right += bool(0 <= x < 96 and 0 <= y < 128 and image[y, x])
     assert 15 < right < 49  # the right wrist is the red one in about half of them
     assert MIRROR_2D[INDEX_2D["r_wrist"]] == INDEX_2D["l_wrist"]
+
+
+def test_clues_show_the_joints_where_they_were_read_without_faults(tmp_path):
+    exact = Faults(none=0, fewest=1, off_px=0, mirrored=0, swapped=0, strangers=0, invented=0)
+    made = drawer([dotted()], tmp_path).take(64, Variation(half=0.0, faults=exact))
+    there = made.heatmaps.amax((2, 3)) > 0.8
+    alike = torch.cosine_similarity(made.clues[:, :K].flatten(2), made.heatmaps.flatten(2), 2)
+    assert (alike[there] > 0.9999).all()
+    told = Variation(half=0.0, faults=replace(exact, none=1, twice=0))
+    assert drawer([dotted()], tmp_path / "again").take(64, told).clues.max() == 0
+
+
+def test_clues_take_limbs_of_who_is_nearest_and_only_those_they_have():
+    px, other = torch.full((400, K, 2), 20.0), torch.full((400, K, 2), 70.0)
+    there = torch.ones(400, K, dtype=torch.bool)
+    legless = there.clone()
+    legless[:, [INDEX_2D["l_knee"], INDEX_2D["l_ankle"]]] = False
+    how = Faults(none=0, fewest=1, off_px=0, mirrored=0, swapped=0, invented=0)
+    maps = clues.simulated(px, there, other, legless, how, torch.Generator().manual_seed(0))
+    maps, others = maps[:, :K], maps[:, K:]
+    apart = (others[:, :, 17, 17].amax(1) > 0).float().mean().item()
+    assert apart == pytest.approx(1 - how.alone, abs=0.06)
+    assert others[:, INDEX_2D["l_knee"], 17, 17].max() < 0.01
+    theirs = maps[:, :, 17, 17] > maps[:, :, 5, 5]
+    share = theirs.float().mean(0)
+    wanted = how.strangers * how.limbs
+    assert share[INDEX_2D["nose"]].item() == pytest.approx(wanted, abs=0.06)
+    assert share[[INDEX_2D["l_knee"], INDEX_2D["l_ankle"], INDEX_2D["neck"]]].max() == 0
+    together = theirs[:, INDEX_2D["r_elbow"]] <= theirs[:, INDEX_2D["r_wrist"]]
+    assert together.all()
+
+
+def test_who_is_nearest_is_kept_with_a_patch(tmp_path):
+    crowd = figures(4, 300, 200)
+    patches.write(tmp_path / "patches", [(None, [dotted(), *crowd])])
+    held = patches.read(tmp_path / "patches")
+    assert (held.other_px[0] == 0).all()
+    both = (held.other_px[..., 2] > 0).any(1)
+    assert both.any()
+    apart = np.abs(held.joints_px - held.other_px)[..., :2].max(2)
+    assert (apart[both].max(1) > 5).all()
+
+
+def test_a_sheet_says_what_portrait_and_clues_do():
+    net = Portrait(0.25).eval()
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (2, 128, 96, 3), np.uint8)
+    told = rng.integers(0, 255, (2, 2 * K, 32, 24), np.uint8)
+    sheet = sheets(image, told)
+    for a, b in zip(unfolded(sheet), (image, told)):
+        np.testing.assert_array_equal(a, b)
+    with torch.no_grad():
+        one = net.of_sheets(torch.from_numpy(sheet))
+        x = torch.from_numpy(image).permute(0, 3, 1, 2) / 255
+        two = net(x, torch.from_numpy(told) / 255)
+        other = net(x, torch.zeros(2, 2 * K, 32, 24))
+    for a, b in zip(one, two):
+        torch.testing.assert_close(a, b)
+    assert (one.places - other.places).abs().max() > 0
+
+
+def test_in_the_mirror_clues_exchange_their_sides():
+    from manypose.models.portraits import mirrored
+
+    def shown(sheet):
+        return {"heatmaps": unfolded(sheet)[1][:, part].astype(np.float32)}
+
+    rng = np.random.default_rng(0)
+    told = rng.integers(0, 255, (3, 2 * K, 32, 24), np.uint8)
+    sheet = sheets(np.zeros((3, 128, 96, 3), np.uint8), told)
+    for part in (slice(K), slice(K, None)):  # of the person, of others
+        np.testing.assert_array_equal(mirrored(shown)(sheet)["heatmaps"], told[:, part])
 
 
 def test_bones_turn_with_the_picture(tmp_path):
@@ -179,7 +255,8 @@ def test_a_backbone_of_stage_one_can_be_started_from(tmp_path):
 
 @pytest.mark.slow
 def test_a_release_has_files_card_and_history(trained, monkeypatch):
-    from manypose.models import portraits, quantise, weights
+    from manypose.models import portraits, quantise, sessions, weights
+    from manypose.models.sessions import Wish
 
     monkeypatch.setattr(quantise, "SQNR_WANTED_DB", -100.0)
     out = trained / "out"
@@ -195,10 +272,17 @@ def test_a_release_has_files_card_and_history(trained, monkeypatch):
     monkeypatch.setattr(weights, "known", lambda: weights.manifest(out))
     item = next(iter(packs.read_pack(trained / "val")))
     image = np.asarray(packs.decoded(item).picture)
-    x, y, w, h = item.box_px[0]
+    h = item.box_px[0][3]
     truth = item.joints_px[0]
     for engine in ("onnx", "openvino", "torch"):
         program = portraits.load_portraits(engine, "cpu", 1, "fp32")
-        found = program.look(image, np.array([[x, y, x + w, y + h]]), *image.shape[1::-1])[0]
+        here = Person2D(truth[:, :2], 0.5 * (truth[:, 2] > 0), 0.5)
+        found = program.look(image, [here], *image.shape[1::-1])[0]
         error = np.linalg.norm(found.joints_px - truth[:, :2], axis=1)[truth[:, 2] > 0]
         assert np.nanmedian(error) < 0.05 * h, engine
+    shown = hold_out.HoldOut([item]).sheets().repeat(5, 0)
+    shown[1:] += np.arange(1, len(shown), dtype=np.uint8)[:, None, None, None]
+    three = sessions.open_session(out / "portrait.onnx", "openvino", Wish("cpu", 1, together=3))
+    one = sessions.open_session(out / "portrait.onnx", "openvino", Wish("cpu", 1))
+    for a, b in zip(three.run(shown).values(), one.run(shown).values(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -1,0 +1,75 @@
+"""What a look at each person is worth in the sample clip, where people cross and its truth is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from manypose.app.config import load_config
+from manypose.app.sources import open_source
+from manypose.models.front_end import load_front_end
+from manypose.models.portraits import load_portraits
+
+ROOT = Path(__file__).parents[2]
+TRUTH = np.load(ROOT / "tests" / "golden" / "sample_truth.npz")
+EVERY = 4  # frames
+NEAR_PX = 30.0
+
+
+def readings(people, joints_px):
+    """Return what is read of each true person (P, K, 2), NaN where nothing is."""
+    out = np.full(joints_px.shape, np.nan)
+    if not people:
+        return out
+    px = np.array([p.joints_px for p in people], float)
+    off = np.linalg.norm(px[None] - joints_px[:, None], axis=-1)
+    cost = np.minimum(np.where(np.isnan(off), NEAR_PX, off), NEAR_PX).mean(-1)
+    for a, b in zip(*linear_sum_assignment(cost)):
+        if cost[a, b] < 0.7 * NEAR_PX:
+            out[a] = px[b]
+    return out
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Return true joints, which are in sight, and both readings (T, P, K, 2) of the sample clip."""
+    front_end = load_front_end("light", "openvino", "cpu", 1, "int8", long_shots=True)
+    portraits = load_portraits("openvino", "cpu", 1, "int8")
+    true, first, second = TRUTH["joints_px"][::EVERY], [], []
+    with open_source(str(ROOT / "app" / "sample.mp4"), load_config()) as clip:
+        for frame in clip:
+            if frame.index % EVERY:
+                continue
+            people = front_end([frame])[0].people
+            again = portraits(frame.picture, people, *frame.shape[::-1])
+            joints = TRUTH["joints_px"][frame.index]
+            first.append(readings(people, joints))
+            second.append(readings(again, joints))
+    return true, TRUTH["seen"][::EVERY] > 0, np.array(first), np.array(second)
+
+
+@pytest.mark.slow
+def test_joints_come_nearer_to_the_truth_and_more_are_read(seen):
+    true, there, *both = seen
+    off = [np.linalg.norm(r - true, axis=-1)[there] for r in both]
+    mean, far, read = zip(
+        *((np.nanmean(o), np.nanmean(o > NEAR_PX), np.isfinite(o).mean()) for o in off)
+    )
+    assert mean[1] < 0.95 * mean[0]
+    assert far[1] < far[0]
+    assert read[1] > read[0] - 0.01
+
+
+@pytest.mark.slow
+def test_people_who_cross_are_not_mixed_more_than_in_the_first_reading(seen):
+    true, _, *both = seen
+    shares = []
+    for reading in both:
+        off = np.linalg.norm(reading[:, :, None] - true[:, None], axis=-1)  # (T, read, true, K)
+        people = np.arange(true.shape[1])
+        own = off[:, people, people].copy()
+        off[:, people, people] = np.inf
+        mixed = (off.min(2) < 0.5 * own) & (own > 0.4 * NEAR_PX)
+        shares.append(mixed.sum() / np.isfinite(own).sum())
+    assert shares[1] < shares[0] < 0.05
