@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from manypose.models.portraits import Portraits
 
 
-# How many people are looked at once more: in a recorded video, live; elsewhere everybody.
-_SOME, _FEW = 6, 2
+# How many people are looked at once more in a recorded video, and where few are asked for.
+_SOME, _FEW = 4, 2
 _CAREFUL = ("auto", "careful")
 
 
@@ -103,11 +103,11 @@ def for_live(config: Config) -> Config:
     """Return the settings for pictures that somebody waits for.
 
     A second look at people far away doubles the lag of such pictures; then it is for those who ask
-    for it. A look at each person takes time for each.
+    for it, and so is a look at each person.
     """
     model = config.model
     long_shots = "always" if model.long_shots == "always" else "never"
-    portraits = {"auto": "few", "careful": "never"}.get(model.portraits, model.portraits)
+    portraits = model.portraits if model.portraits in ("few", "always") else "never"
     model = dataclasses.replace(model, long_shots=long_shots, portraits=portraits)
     return dataclasses.replace(config, model=model)
 
