@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from manypose.models.portraits import Portraits
 
 
-# How many people are looked at once more in a recorded video, and where few are asked for.
-_SOME, _FEW = 4, 2
+_FEW = 2  # people looked at once more where few are asked for
 _CAREFUL = ("auto", "careful")
 
 
@@ -163,7 +162,7 @@ def _portraits(config: Config, still: bool) -> int:
     how = config.model.portraits
     if how == "always" or (how == "auto" and still) or (config.model.careful and how in _CAREFUL):
         return max(EVERYBODY, config.people.max)
-    return {"auto": _SOME, "few": _FEW}.get(how, 0)
+    return _FEW if how == "few" else 0
 
 
 def _look(
