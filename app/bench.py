@@ -166,7 +166,10 @@ def _generated(
     if not hasattr(engine.detector.front_end, "network"):
         raise UsageError("--people needs a network of ours; give a SOURCE for your own network")
     make = functools.partial(bench_people.walking_detector, count=count, width=width, height=height)
-    walking = replace(engine, detector=make(config, engine.batch, engine=engine))
+    detector = make(config, engine.batch, engine=engine)
+    replaced: Any = detector.front_end
+    look = None if engine.look is None else replaced.looking(engine.look)
+    walking = replace(engine, detector=detector, look=look)
     people = bench_people.walkers(count, width, height)
     with tempfile.TemporaryDirectory() as folder, _helped(walking, make, config, args) as helped:
         clip = Path(folder) / "walkers.mp4"
@@ -227,7 +230,8 @@ def measure(
         else _recorded(address, config, frames + WARM_UP, decode)
     )
     done = 0
-    flow = detected(stream, engine, live=live)
+    glances = engine.glances(follower) if live else None
+    flow = detected(stream, engine, live=live, glances=glances)
     with contextlib.closing(flow):
         for detections, _ in flow:
             result = follower(detections)

@@ -23,7 +23,9 @@ from manypose.pose import skeleton
 from manypose.pose.detector import Detector
 from manypose.pose.grouping import GroupingConfig, group
 from manypose.pose.joints import INDEX, JOINTS, PARENT
-from manypose.pose.records import Float, Found2D, Frame, NetworkOutput, UInt8
+from manypose.pose.portraits import likenesses
+from manypose.pose.records import Float, Found2D, Frame, NetworkOutput, Person2D, UInt8
+from manypose.pose.regained import Look
 from manypose.pose.targets import draw
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ class Replaced:
         found = []
         for frame in frames:
             started = time.perf_counter()
-            people = tuple(group(self._maps[frame.index % len(self._maps)], self._config))
+            people = tuple(self._people(frame))
             grouped = time.perf_counter()
             if self._portraits is not None:
                 self._portraits(frame.picture, people, *frame.shape[::-1])
@@ -158,6 +160,23 @@ class Replaced:
             spent = {**network_ms, "group": 1e3 * (grouped - started)}
             found.append(Found2D(people, {**spent, "network": spent["network"] + looked_ms}))
         return found
+
+    def looking(self, look: Look) -> Look:
+        """Return a look that takes as long as this one and finds who is in the maps."""
+
+        def found(
+            frame: Frame, people: Sequence[Person2D], others: Sequence[Person2D]
+        ) -> list[Person2D | None]:
+            look(frame, people, others)
+            there = self._people(frame)
+            if not there:
+                return [None] * len(people)
+            return [there[int(row.argmax())] for row in likenesses(people, there)]
+
+        return found
+
+    def _people(self, frame: Frame) -> list[Person2D]:
+        return group(self._maps[frame.index % len(self._maps)], self._config)
 
 
 def walking_detector(

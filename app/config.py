@@ -57,6 +57,7 @@ class ModelConfig:
     close_ups: bool = True
     long_shots: str = "recorded"
     portraits: str = "auto"
+    glances: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ _ONE_OF: dict[str, tuple[str, ...]] = {
     "model.backend": ("auto", "onnx", "openvino", "torch"),
     "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
     "model.long_shots": ("recorded", "always", "never"),
-    "model.portraits": ("auto", "careful", "few", "always", "never"),
+    "model.portraits": ("auto", "careful", "few", "largest", "always", "never"),
     "filter.preset": ("steady", "normal", "fast", "off"),
     "filter.smooth": ("auto", "none", "adaptive", "butterworth", "kalman"),
 }  # fmt: skip
@@ -140,6 +141,7 @@ _RANGE: dict[str, tuple[float, float]] = {
     "camera.fov_deg": (0, 170),
     "model.threads": (0, 1024),
     "model.target_fps": (0, 1000),
+    "model.glances": (0, 20),
     "people.max": (1, 100),
     "people.min_score": (0, 1),
     "people.min_age": (1, 1000),

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from manypose.app.glances import Glances
 from manypose.app.handover import Closed, Line
 from manypose.app.pipeline import Engine
 from manypose.pose.records import Detections, Frame
 
 Found = tuple[Detections, bool]
+_SHORT_S = 1e-3
 
 
 def detected(
@@ -26,6 +28,7 @@ def detected(
     *,
     live: bool = False,
     known: Callable[[Frame], Detections | None] | None = None,
+    glances: Glances | None = None,
 ) -> Generator[Found]:
     """Yield what is found in every frame, in their order, and whether `known` had it.
 
@@ -37,14 +40,28 @@ def detected(
         engine: its detector, and how many frames it likes in work.
         live: one frame at a time, each taken when the one before it is done.
         known: what is known of a frame already; asked by other threads.
+        glances: which live frames are left to the follower.
     """
     workers = engine.batch if engine.parallel and not live else 1
     size = 1 if live or engine.parallel else engine.batch
     adaptive = engine.adaptive
     line: Line[Future[list[Found]]] = Line(1 if live else workers)
+    sent = given = 0  # frames, each counted by one thread
     pool = ThreadPoolExecutor(workers, "find")
 
+    def in_time(frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Take each frame that needs a glance only when the caller has done those before."""
+        source = iter(frames)
+        while True:
+            while glances is not None and glances.enough and sent > given and not line.closed:
+                time.sleep(_SHORT_S)
+            if (frame := next(source, None)) is None:
+                return
+            yield frame
+
     def find(batch: list[Frame]) -> list[Found]:
+        if glances is not None and (nobody := glances.instead(batch[0])) is not None:
+            return [(nobody, False)]
         old = [known(f) if known is not None else None for f in batch]
         new = [f for f, o in zip(batch, old) if o is None]
         started = time.perf_counter()
@@ -56,8 +73,10 @@ def detected(
         return [(next(found), False) if o is None else (o, True) for o in old]
 
     def feed() -> None:
+        nonlocal sent
         try:
-            for batch in _batches(frames, size):
+            for batch in _batches(in_time(frames) if glances else frames, size):
+                sent += len(batch)
                 done = pool.submit(find, batch)
                 line.put(done)
                 if live:
@@ -76,7 +95,9 @@ def detected(
     feeder.start()
     try:
         for done in line:
-            yield from done.result()
+            for found in done.result():
+                yield found
+                given += 1
     finally:
         line.close()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,9 +1,8 @@
 """Live sources on their way to the screen: one lane for each, one network for all.
 
-Every source reads in its own thread into a slot where the newest picture wins. One worker takes
-the newest picture of every lane, asks the network once for all of them, lets each lane's Follower
-take its share, and leaves the result in the lane's own slot. Pictures pass through without people
-while the network is still loading.
+Every source reads in its own thread into a slot where the newest picture wins. One worker asks the
+network for the newest of every lane at once, and each lane's Follower takes its share. Pictures
+pass through without people while the network is loading.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 
 from manypose.app.config import Config
 from manypose.app.finder import with_finder
+from manypose.app.glances import Glances, found_in
 from manypose.app.handover import Closed, Latest, Line
 from manypose.app.meter import Meter
 from manypose.app.pipeline import Engine, for_live, load_detector
@@ -64,6 +64,7 @@ class Lane:
         self.recorder: Recorder | None = None
         self.sinks: list[Callable[[FrameResult], None]] = []
         self.follower: Follower | None = None
+        self.glances: Glances | None = None
         self._config = config
         self._playback = playback
         self._opener = opener
@@ -91,7 +92,7 @@ class Lane:
         with self._lock:
             old, self._source = self._source, None
         self.address = self._own_name = address
-        self.follower, self.error, self.ended = None, None, False
+        self.follower, self.glances, self.error, self.ended = None, None, None, False
         self.shown_early, self._early = 0, None
         self.message = "opening the source"
         self.meter.restart()
@@ -332,12 +333,12 @@ class Lanes:
 
     def _round(self, turn: int) -> None:
         """Find people in the newest picture of every lane, in all together."""
-        if self._sent - self._given > 1:  # a picture taken now would only get old
+        glance = any(lane.glances is not None and lane.glances.enough for lane in self.lanes)
+        if self._sent - self._given > (not glance):  # a picture taken now would only get old
             self._stop.wait(0.002)
             return
         ready = self.engine is not None
-        newest = ((lane, lane.take(0.0, kept=ready)) for lane in self.lanes)
-        taken = [(lane, frame) for lane, frame in newest if frame is not None]
+        taken = [(n, f) for n in self.lanes if (f := n.take(0.0, kept=ready)) is not None]
         if not taken:
             # wait at one lane, each in its turn; the others are looked at when it wakes
             lane = self.lanes[turn % len(self.lanes)]
@@ -356,9 +357,9 @@ class Lanes:
             return
         started = time.perf_counter()
         entries = [(lane, lane.generation) for lane, _ in taken]
-        detections = engine.find([f for _, f in taken])
-        if engine.adaptive is not None:
-            network_ms = sum(d.stage_ms.get("network", 0.0) for d in detections)
+        detections, answers = found_in([(lane.glances, f) for lane, f in taken], engine.find)
+        if engine.adaptive is not None and answers:
+            network_ms = sum(d.stage_ms.get("network", 0.0) for d in answers)
             engine.adaptive.spent(time.perf_counter() - started, network_ms / 1e3)
         self._sent += 1
         self._found.put((engine, list(zip(entries, detections))))
@@ -371,6 +372,7 @@ class Lanes:
                 continue  # of a source that has been changed meanwhile
             if lane.follower is None:
                 lane.follower = engine.follower(still=lane.stills)
+                lane.glances = engine.glances(lane.follower)
                 if self._preset is not None:
                     lane.follower.smooth(self._preset)
             result = lane.follower(detections)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manypose.app.config import Config
+from manypose.app.glances import MOST, Glances
 from manypose.pose.detector import Detector, Lift
 from manypose.pose.estimator import Estimator, Follower, FollowerConfig
 from manypose.pose.grouping import GroupingConfig
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from manypose.models.portraits import Portraits
 
 
-_FEW = 2  # people looked at once more where few are asked for
+_LARGEST = 4  # people looked at once more where the largest are asked for
 _CAREFUL = ("auto", "careful")
 
 
@@ -36,7 +37,8 @@ class Engine:
     threads (`app.flow` does either). adaptive is the network if its input size follows the rate
     (`models.adaptive`). finder is a process that may find people instead of the detector here
     (`app.finder`). lift is Stage II, for followers who put readings right; look finds people of
-    whom is known where they must be.
+    whom is known where they must be. between: live frames after each seen as a whole for which
+    such looks are enough.
     """
 
     detector: Detector
@@ -48,6 +50,7 @@ class Engine:
     finder: Finder | None = None
     lift: Lift | None = None
     look: Look | None = None
+    between: int = 0
 
     @property
     def find(self) -> Detector | Finder:
@@ -59,6 +62,10 @@ class Engine:
         config = self.follower_config
         config = dataclasses.replace(config, still=still or config.still)
         return Follower(config, self.lift, self.look)
+
+    def glances(self, follower: Follower) -> Glances | None:
+        """Return what decides which frames of a live source are seen as a whole; None: all."""
+        return Glances(follower, self.between) if self.look and self.between else None
 
     def estimator(self, *, still: bool = False) -> Estimator:
         """Return an Estimator for one more video or camera; still: for photographs."""
@@ -102,11 +109,11 @@ def for_live(config: Config) -> Config:
     """Return the settings for pictures that somebody waits for.
 
     A second look at people far away doubles the lag of such pictures; then it is for those who ask
-    for it, and so is a look at each person.
+    for it, and so is a look at each person where there are many.
     """
     model = config.model
     long_shots = "always" if model.long_shots == "always" else "never"
-    portraits = model.portraits if model.portraits in ("few", "always") else "never"
+    portraits = {"auto": "few", "careful": "never"}.get(model.portraits, model.portraits)
     model = dataclasses.replace(model, long_shots=long_shots, portraits=portraits)
     return dataclasses.replace(config, model=model)
 
@@ -143,6 +150,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.close_ups,
         model.long_shots != "never",
         _portraits(config, still),
+        model.portraits != "few",
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)
@@ -154,7 +162,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         info["portraits"] = portraits.title
     look = None if portraits is None else functools.partial(_look, portraits)
     return Engine(detector, limits, info, front_end.batch, front_end.parallel, adaptive, lift=lift,
-                  look=look)  # fmt: skip
+                  look=look, between=model.glances)  # fmt: skip
 
 
 def _portraits(config: Config, still: bool) -> int:
@@ -162,7 +170,7 @@ def _portraits(config: Config, still: bool) -> int:
     how = config.model.portraits
     if how == "always" or (how == "auto" and still) or (config.model.careful and how in _CAREFUL):
         return max(EVERYBODY, config.people.max)
-    return _FEW if how == "few" else 0
+    return {"auto": _LARGEST, "largest": _LARGEST, "few": MOST}.get(how, 0)
 
 
 def _look(

@@ -162,6 +162,7 @@ class _Process:
         self._engine = engine
         # What is recorded can wait until it is known who is who; what is live cannot.
         follower = engine.follower(still=source.info.stills)
+        self._glances = engine.glances(follower) if source.live else None
         self._follow = Hindsight(follower, wait=not source.live)
         self._tally = Tally()
         self._journal: Journal | None = None
@@ -205,7 +206,8 @@ class _Process:
         known = journal.recall if journal is not None else None
         keep = journal.keep if journal is not None else normalised
         counted = self._counted(itertools.chain((first,), frames), self._tally.captured_s or 0.0)
-        flow = detected(counted, self._engine, live=self._source.live, known=known)
+        live = self._source.live
+        flow = detected(counted, self._engine, live=live, known=known, glances=self._glances)
         recalls: deque[bool] = deque()  # of the frames followed and not yet given
         try:
             try:

@@ -152,6 +152,7 @@ def load_front_end(
     close_ups: bool = False,
     long_shots: bool = False,
     portraits: int = 0,
+    crowds: bool = True,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
@@ -161,7 +162,7 @@ def load_front_end(
     close_ups: a second, small look where people may fill the frame. long_shots: a second, enlarged
     one at people far away; not with careful, which finds them, nor target_fps, for the rate.
     portraits: so many of the people found, the largest, are looked at once more, each in a small
-    picture of their own.
+    picture of their own; crowds: False, nobody is where there are more.
     """
     rows = weights.find(model)
     if (target_fps or size or careful) and rows[0].kind == "own":
@@ -205,6 +206,7 @@ def load_front_end(
             encodings,
             careful,
             portraits,
+            crowds,
         )
     return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots, closer)
 

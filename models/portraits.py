@@ -31,17 +31,19 @@ class Portraits:
 
     answer: the network, sheets (N, 240, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
     3 J). bones: whether these are passed on. most: people who are looked at, the largest;
-    from EVERYBODY on the unlikely ones, too.
+    from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
     title: which file runs where.
     """
 
     def __init__(
-        self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = ""
-    ) -> None:
+        self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = "",
+        crowds: bool = True,
+    ) -> None:  # fmt: skip
         self.title = title
         self._answer = answer
         self._bones = bones
         self._most = most
+        self._crowds = crowds
 
     def __call__(
         self, picture: UInt8 | Picture, people: Sequence[Person2D], width: int, height: int
@@ -56,7 +58,7 @@ class Portraits:
         if not known:
             return []
         boxes = portraits.boxes(known)
-        rows = portraits.worth(known, boxes, self._most)
+        rows = portraits.worth(known, boxes, self._most, self._crowds)
         found: list[Person2D | None] = list(known)
         for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
             found[n] = person
@@ -143,10 +145,12 @@ def portrait(picture: UInt8 | Picture, part: Part) -> UInt8:
 def load_portraits(
     backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "auto",
     batch: int = 1, bones: bool = True, mirror: bool = False, most: int = EVERYBODY,
+    crowds: bool = True,
 ) -> Portraits:  # fmt: skip
     """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
 
-    mirror: everybody is looked at in the mirror as well, in twice the time; most: as `Portraits`.
+    mirror: everybody is looked at in the mirror as well, in twice the time; most, crowds: as
+    `Portraits`.
 
     Raises:
         WeightsError: its files are missing or damaged.
@@ -165,4 +169,5 @@ def load_portraits(
     row, _, session, chosen = choice.placed(some, backend, wish, digest)
     title = f"{row.path.name} {digest[row.path][:12]} ({session.precision}) by {session.engine}"
     log.info("portraits: %s; %s", title, chosen)
-    return Portraits(mirrored(session.run) if mirror else session.run, bones, most, title)
+    answer = mirrored(session.run) if mirror else session.run
+    return Portraits(answer, bones, most, title, crowds)

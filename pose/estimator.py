@@ -111,6 +111,7 @@ class Follower:
         self._last: dict[int, TrackedPerson] = {}
         self._lift_ms = 0.0  # of the frame at hand
         self._nameless: list[tuple[Track, TrackedPerson]] = []
+        self._settled = 0
 
     def __call__(self, detections: Detections) -> FrameResult:
         """Return the people of this frame in the order of their ids."""
@@ -134,6 +135,8 @@ class Follower:
         there += self._hold(frame, matches.missed)
         self._nameless = [(t, p) for t, p in there if p.track_id < 0]
         shown = sorted((p for _, p in there if p.track_id >= 0), key=lambda p: p.track_id)
+        known = not self._nameless and not matches.missed
+        self._settled = len(shown) if known and self._find is not None else 0
         done = time.perf_counter()
         ms = {
             "lift": detections.stage_ms.get("lift", 0.0) + self._lift_ms,
@@ -145,6 +148,15 @@ class Follower:
         if up is None and self._vertical is not None:
             up = self._vertical.up
         return FrameResult(frame, tuple(shown), {**detections.stage_ms, **ms}, up)
+
+    @property
+    def settled(self) -> int:
+        """How many people are followed, if all were seen in the last frame and none is new, else 0.
+
+        Then they can be looked for one by one in the next frame, which needs `look`; people whom
+        nobody found in it are.
+        """
+        return self._settled
 
     @property
     def nameless(self) -> Sequence[tuple[Track, TrackedPerson]]:

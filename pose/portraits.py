@@ -107,35 +107,41 @@ def clues(parts: Sequence[Part], known: Sequence[Person2D], whose: Sequence[int]
     who were read; whose: which of them each part is of.
     """
     k, h, w = len(JOINTS_2D), HEIGHT // STRIDE, WIDTH // STRIDE
-    out = np.zeros((len(parts), 2, k, h, w))
-    px = np.array([p.joints_px for p in known], float)
-    trust = np.array([p.confidence for p in known], float)
-    for n, part in enumerate(parts):
-        cells, sure = _cells(px, trust, part)
-        reach = ((cells > -_REACH) & (cells < (w + _REACH, h + _REACH))).all(-1) & (sure > 0)
-        near = [m for m in np.flatnonzero(reach.any(1)) if m != whose[n]]
-        own = whose[n]
-        out[n, 0] = _gaussians(cells[own], SIGMA_CELLS) * sure[own, :, None, None]
-        if near:
-            maps = _gaussians(cells[near], SIGMA_CELLS) * sure[near][..., None, None]
-            out[n, 1] = maps.max(0)
-    return (255 * out + 0.5).astype(np.uint8).reshape(-1, CLUES, h, w)
+    out = np.zeros((len(parts), 2, k, h, w), np.uint8)
+    px = np.array([p.joints_px for p in known], np.float32)
+    trust = np.array([p.confidence for p in known], np.float32)
+    cells, sure = _cells(px, trust, parts)
+    reach = ((cells > -_REACH) & (cells < (w + _REACH, h + _REACH))).all(-1) & (sure > 0)
+    part, person, joint = np.nonzero(reach)
+    maps = _gaussians(cells[reach], 255 * sure[reach])
+    own = person == np.array(whose)[part]
+    out[part[own], 0, joint[own]] = maps[own]
+    for one in np.unique(person[~own]):
+        its = ~own & (person == one)
+        others = part[its], 1, joint[its]
+        out[others] = np.maximum(out[others], maps[its])
+    return out.reshape(-1, CLUES, h, w)
 
 
-def _cells(px: Float, trust: Float, part: Part) -> tuple[Float, Float]:
-    """Return where joints (..., K, 2), image px, are in a portrait, cells, and how sure."""
-    corner, place = np.array(part.part, float), np.array(part.place, float)
-    scale = (corner[2:] - corner[:2]) / (place[2:] - place[:2])
-    cells = ((px + 0.5 - corner[:2]) / scale + place[:2] - STRIDE / 2) / STRIDE
+def _cells(px: Float, trust: Float, parts: Sequence[Part]) -> tuple[Float, Float]:
+    """Return where joints (P, K, 2), image px, are in portraits, cells (N, P, K, 2), how sure."""
+    part = np.array([p.part for p in parts], np.float32)[:, None, None]
+    place = np.array([p.place for p in parts], np.float32)[:, None, None]
+    scale = (part[..., 2:] - part[..., :2]) / (place[..., 2:] - place[..., :2])
+    cells = ((px + 0.5 - part[..., :2]) / scale + place[..., :2] - STRIDE / 2) / STRIDE
     sure = np.where(np.isfinite(cells).all(-1), trust, 0).clip(0, 1)
     return np.where(sure[..., None] > 0, cells, -99), sure
 
 
-def _gaussians(cells: Float, sigma: float) -> Float:
-    narrow = -0.5 / sigma**2
-    x = np.exp(narrow * (np.arange(WIDTH // STRIDE) - cells[..., :1]) ** 2)
-    y = np.exp(narrow * (np.arange(HEIGHT // STRIDE) - cells[..., 1:]) ** 2)
-    return np.asarray(y[..., None] * x[..., None, :])
+def _gaussians(cells: Float, high: Float) -> UInt8:
+    """Return maps (M, h, w) of joints (M, 2) so high (M,)."""
+    narrow = np.float32(-0.5 / SIGMA_CELLS**2)
+    side = np.arange(max(WIDTH, HEIGHT) // STRIDE, dtype=np.float32)
+    x = np.exp(narrow * (side[: WIDTH // STRIDE] - cells[:, :1]) ** 2)
+    y = np.exp(narrow * (side[: HEIGHT // STRIDE] - cells[:, 1:]) ** 2)
+    maps = (y * high[:, None])[..., None] * x[:, None]
+    maps += np.float32(0.5)
+    return maps.astype(np.uint8)
 
 
 def read(maps: Float, parts: Sequence[Part]) -> tuple[Float, Float]:
@@ -277,15 +283,19 @@ def likeness(a: Person2D, b: Person2D) -> float:
     return float(likenesses([a], [b])[0, 0])
 
 
-def worth(people: Sequence[Person2D], boxes_px: Float, most: int = EVERYBODY) -> list[int]:
+def worth(
+    people: Sequence[Person2D], boxes_px: Float, most: int = EVERYBODY, crowds: bool = True
+) -> list[int]:
     """Return the numbers of the people found who are worth a look, of `most` the largest.
 
-    boxes_px (N, 4): theirs, corners.
+    boxes_px (N, 4): theirs, corners. crowds: False, where there are more than `most`, nobody is.
     """
     least = _UNLIKELY if most >= EVERYBODY else _CANDIDATE
     rows = [n for n, p in enumerate(people) if p.score >= least]
     if len(rows) <= most:
         return rows
+    if not crowds:
+        return []
     area = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(1)
     return sorted(sorted(rows, key=lambda n: -area[n])[:most])
 

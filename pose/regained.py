@@ -1,8 +1,9 @@
 """People who are followed and were not found: they are looked for where they must be.
 
 Whoever is followed is seen in the picture more surely than somebody new, since their place and size
-are known; a look at this place alone finds most of those whom the look at the whole missed. Source
-of the idea: Bazarevsky et al. 2020 (BlazePose), where the last frame's pose is the next one's box.
+are known; a look at this place alone finds most of those whom the look at the whole missed, or all
+of them in frames that nobody looked at as a whole. Source of the idea: Bazarevsky et al. 2020
+(BlazePose), where the last frame's pose is the next one's box.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ class RegainConfig:
     """Limits; likenesses and scores in [0, 1]."""
 
     gap_s: float = 0.5  # out of sight for longer: where they are is not known well enough
+    whole_s: float = 1.0  # a look at them alone believes too much to be asked for longer
     found: float = 0.3  # a reading so much like what is expected is them
     other: float = 0.4  # a reading so much like somebody found is that one
     score_min: float = 0.4
-    sure: float = 0.5  # a joint is where it must be
+    sure: float = 0.3  # a joint is where it must be
     joints_min: int = 4  # known well enough to tell where to look
 
 
@@ -40,19 +42,25 @@ def regained(
 ) -> list[Person2D]:  # fmt: skip
     """Return those of the tracks whom nobody of the people found is, as a look at them finds them.
 
-    tracks: before they are matched with the people of this frame.
+    tracks: before they are matched with the people of this frame; of those who are among these,
+    it is noted.
     """
-    wanted = [t for t in tracks if t.track_id >= 0 and frame.time_s - t.seen_s <= config.gap_s]
+    now = frame.time_s
+    wanted = [t for t in tracks if t.track_id >= 0 and now - t.seen_s <= config.gap_s]
     if not wanted:
         return []
-    points = np.array([_expected(t, frame.time_s, config.gap_s) for t in wanted])
+    points = np.array([_expected(t, now, config.gap_s) for t in wanted])
     known = np.isfinite(points[..., 0])
     size = np.array([t.size_px for t in wanted])
     seen = np.array([p.seen.joints_px for p in people], float).reshape(-1, _K, 2)
     lost = known.sum(1) >= config.joints_min
     if len(seen):
         near = alike(points, seen, np.repeat(size[:, None], len(seen), 1))
-        lost &= near.max(1) < config.found
+        there = near.max(1) >= config.found
+        for n in np.flatnonzero(known.any(1) & there):
+            wanted[n].whole_s = now
+        lost &= ~there
+    lost &= np.array([now - max(t.whole_s, t.born_s) <= config.whole_s for t in wanted])
     height, width = frame.shape
     middle = np.where(known[..., None], points, 0).sum(1) / np.maximum(known.sum(1), 1)[:, None]
     lost &= ((middle > 0) & (middle < (width, height))).all(1)

@@ -81,6 +81,7 @@ class Track:
     colours_seen: int = 0
     strange: int = 0  # looks in a row that were not like the person
     born_s: float = 0.0
+    whole_s: float = -np.inf  # when last found in a whole picture, not by a look at them alone
     resumed_s: float = -np.inf  # when last seen again after having been out of sight
 
 

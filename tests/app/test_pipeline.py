@@ -23,9 +23,9 @@ def test_live_nobody_waits_for_a_second_look_unless_asked(
 
 
 @pytest.mark.parametrize(("asked", "careful", "still", "recorded", "live"), [
-    ("auto", "false", 100, 0, 0), ("auto", "true", 100, 100, 0), ("careful", "false", 0, 0, 0),
-    ("careful", "true", 100, 100, 0), ("few", "true", 2, 2, 2), ("always", "false", 100, 100, 100),
-    ("never", "true", 0, 0, 0),
+    ("auto", "false", 100, 4, 3), ("auto", "true", 100, 100, 3), ("careful", "false", 0, 0, 0),
+    ("careful", "true", 100, 100, 0), ("few", "true", 3, 3, 3), ("largest", "false", 4, 4, 4),
+    ("always", "false", 100, 100, 100), ("never", "true", 0, 0, 0),
 ])  # fmt: skip
 def test_so_many_are_looked_at_again_as_there_is_time_for(
     asked: str, careful: str, still: int, recorded: int, live: int

@@ -76,6 +76,16 @@ def test_a_reading_that_is_nobody_or_somebody_else_is_not_believed():
     assert regained(frame(), [lost], [beside], Looker(standing(x=250)), RegainConfig()) == []
 
 
+def test_nobody_is_believed_for_long_whom_no_look_at_the_whole_finds():
+    look = Looker(standing())
+    person = track_of(standing())
+    person.born_s = person.whole_s = NOW - 1.1
+    assert regained(frame(), [person], [], look, RegainConfig()) == []
+    assert regained(frame(), [person], [unlifted(standing())], look, RegainConfig()) == []
+    assert person.whole_s == NOW
+    assert regained(frame(), [person], [], look, RegainConfig()) == [look.people[0]]
+
+
 def test_two_who_are_lost_are_not_found_in_one():
     lost = [track_of(standing()), track_of(standing(x=205))]
     assert len(regained(frame(), lost, [], Looker(standing()), RegainConfig())) == 1
