@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from manypose.pose.joining import statures
 from manypose.pose.joints import COCO_NAMES, JOINTS_2D, OKS_SIGMAS
-from manypose.pose.records import Box, Person2D, UInt8
+from manypose.pose.records import ALONE, Box, Person2D, UInt8
 
 Float = NDArray[np.floating[Any]]
 
@@ -176,7 +176,8 @@ def person(
         if before.encoding is not None:
             told = np.where(seen[:, None], before.encoding, np.nan)
     px = np.where(seen[:, None], joints_px, np.nan).astype(np.float32)
-    return Person2D(px, confidence.astype(np.float32), min(score, 1.0), told)
+    alone = np.full(len(seen), ALONE, np.int8)
+    return Person2D(px, confidence.astype(np.float32), min(score, 1.0), told, alone)
 
 
 def own_readings(

@@ -113,6 +113,9 @@ class NetworkOutput:
 Network = Callable[[Sequence[Frame]], "list[NetworkOutput]"]
 
 
+ALONE = -1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Person2D:
     """One person in one picture.
@@ -121,7 +124,7 @@ class Person2D:
     (K, 3 J) all bone vectors read at each joint (units of `joints.BONE_UNIT_M`, NaN where the
     joint is not seen) or None; score: how sure the person is, in [0, 1]; parts (K,): joints of the
     same number are connected by limbs, those of different ones were put together because they fit
-    one body; None: all are connected.
+    one body; None: all are connected; ALONE: they were read in a picture of this person's own.
     """
 
     joints_px: Float

@@ -71,12 +71,15 @@ class _Sides:
         return np.flatnonzero(self.own >= 0)
 
 
-def regrouped(points: Float, expected: Expected, config: MixConfig) -> tuple[Int, Mask]:
+def regrouped(
+    points: Float, expected: Expected, config: MixConfig, certain: Mask | None = None
+) -> tuple[Int, Mask]:
     """Return from which reading each joint of R new readings comes (R, K), -1 = from none.
 
     The first M rows are the readings, points (M, K, 2) px, NaN = not seen, with joints given and
     taken; further rows are people whose joints had all been read for others. The second result
-    (T, K) tells which joints of people expected are taken from another's reading.
+    (T, K) tells which joints of people expected are taken from another's reading. From readings
+    that are certain (M,) nothing is.
     """
     m_count, t_count = len(points), len(expected.points)
     seen = np.isfinite(points[..., 0])
@@ -98,6 +101,8 @@ def regrouped(points: Float, expected: Expected, config: MixConfig) -> tuple[Int
     meet &= meet.T
     close = away < config.one**2
     close &= np.where((own >= 0)[:, None], meet[own], True)[..., None]
+    if certain is not None:
+        close &= ~certain[:, None]
     paired = np.flatnonzero(own >= 0)
     close[paired, own[paired]] = False
     # who would be left with next to nothing keeps what was read; who gets too little, gets nothing

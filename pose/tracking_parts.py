@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose.likeness import stacked
-from manypose.pose.records import Person2D, Person3D
+from manypose.pose.records import ALONE, Person2D, Person3D
 from manypose.pose.tracking_memory import Track, TrackingConfig, assign
 from manypose.pose.tracking_mix import Expected, MixConfig, regrouped
 
@@ -53,7 +53,7 @@ def shared_out(
     """Return (R, K) from which of the people each joint of R readings comes, -1 = from none.
 
     First whole parts go to whom motion expects them at, then single joints that were read for
-    somebody else. step_s: since the last frame.
+    somebody else, but not in a picture of that one's own. step_s: since the last frame.
     """
     points = stacked(people).points
     joints = np.arange(points.shape[1])
@@ -74,7 +74,8 @@ def shared_out(
     last = np.where(unknown[..., None], np.nan, last)
     near = Expected(last, np.array([t.size_px for t in sure]), step_s)
     points = np.where((places >= 0)[..., None], points[places, joints], np.nan)
-    again, foreign = regrouped(points, near, MixConfig())
+    alone = ((places >= 0) & (numbers[places, joints] == ALONE)).any(1)
+    again, foreign = regrouped(points, near, MixConfig(), alone)
     since = np.array([t.borrowed_s for t in sure]) + step_s
     for track, borrowed_s in zip(sure, np.where(foreign, since, 0.0)):
         track.borrowed_s = borrowed_s

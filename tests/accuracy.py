@@ -154,7 +154,7 @@ def followed(
     motion: Motion, found: list[Detections], config: FollowerConfig, engine: Engine
 ) -> Found:
     """Return what a Follower makes of detections, beside the true people."""
-    follower = Follower(config, engine.lift)
+    follower = Follower(config, engine.lift, engine.look)
     out, sightings = np.full(motion.joints_m.shape, np.nan), []
     for n, detections in enumerate(found):
         people = follower(detections).people
@@ -201,8 +201,8 @@ def by_stage(video: Path, truth: Path, engine: Engine) -> None:
         )  # fmt: skip
 
 
-def crowd(part: Path, engine: Engine) -> None:
-    """Identity in a rendered sequence, at perfect maps and with the network."""
+def rendered(part: Path) -> tuple[Motion, list[Frame]]:
+    """Return the truth and the frames of a rendered sequence."""
     from manypose.models.train.synth.pack import read_part
 
     pictures = list(read_part(part))
@@ -217,6 +217,13 @@ def crowd(part: Path, engine: Engine) -> None:
     height, width = pictures[0].image.shape[:2]
     frames = [Frame(p.image, n / 30, n, Camera.from_fov(width, height))
               for n, p in enumerate(pictures)]  # fmt: skip
+    return motion, frames
+
+
+def crowd(part: Path, engine: Engine) -> None:
+    """Identity in a rendered sequence, at perfect maps and with the network."""
+    motion, frames = rendered(part)
+    people = motion.seen.shape[1]
     lifter = functools.partial(lift_people, lifter=load_lifter())
     perfect = (
         Detections(f, tuple(lifter(found, f.camera)))

@@ -169,6 +169,19 @@ def test_somebody_read_as_a_part_of_another_is_put_together_again():
     assert places[1].tolist() == [0] * 8 + [-1] * 12
 
 
+def test_from_somebody_who_was_looked_at_alone_nothing_is_taken():
+    expected, points = two_who_overlap()
+    whole = points[:1].copy()
+    whole[0, :8] = points[1, :8]
+    places, foreign = regrouped(whole, expected, MixConfig(), np.array([True]))
+    assert places.tolist() == [[0] * 20]
+    assert not foreign.any()
+    mixed = points.copy()
+    mixed[:, 7] = points[::-1, 7]
+    places, _ = regrouped(mixed, expected, MixConfig(), np.array([True, False]))
+    assert (places == [[0], [1]]).all()
+
+
 def test_readings_stay_as_they_are_where_motion_says_nothing_else():
     expected, points = two_who_overlap()
     nobody = Expected(points[:0], np.zeros(0))

@@ -9,7 +9,7 @@ from manypose.app.journal import normalised
 from manypose.models.lifter_runtime import load_lifter
 from manypose.pose import lifting
 from manypose.pose.estimator import Follower, FollowerConfig
-from manypose.pose.records import Detections, Person2D, Person3D
+from manypose.pose.records import ALONE, Detections, Person2D, Person3D
 from manypose.pose.tracking_memory import Track, TrackingConfig
 from manypose.pose.tracking_parts import PartsConfig, reunited, shared_out
 from tests.pose import simulated as sim
@@ -76,6 +76,23 @@ def test_a_joint_out_of_sight_for_long_is_expected_where_the_body_has_it():
         track.body_px = body
         places = shared_out([track], 0.03, 0.03, [standing], TrackingConfig())
         assert len(places) == readings
+
+
+@pytest.mark.parametrize("number", [0, ALONE])
+def test_joints_go_back_by_motion_but_not_from_a_picture_of_somebody_alone(number):
+    expected, points = two()
+    tracks = [Track(n, hits=9, points_px=p, size_px=80.0, joint_s=np.zeros(20))
+              for n, p in enumerate(expected)]  # fmt: skip
+    read = points.copy()
+    read[:, LEGS] = points[::-1, LEGS]
+    people = [
+        Person3D(Person2D(px, np.ones(20), 0.9, parts=np.full(20, number)),
+                 np.zeros((21, 3)), np.ones(21), np.ones(3), 0.1)
+        for px in read
+    ]  # fmt: skip
+    places = shared_out(tracks, 0.03, 0.03, people, TrackingConfig())
+    swapped = places[0, LEGS].tolist() == [1] * 4
+    assert swapped == (number != ALONE)
 
 
 @pytest.fixture(scope="module")
