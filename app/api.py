@@ -70,13 +70,16 @@ def run(
     config = config or load_config()
     with open_source(str(source), config) as opened:
         engine = load_engine(for_live(config) if opened.live else config, still=still)
-        follow = Hindsight(engine.follower(still=opened.info.stills), wait=not opened.live)
+        follower = engine.follower(still=opened.info.stills)
+        glances = engine.glances(follower) if opened.live else None
+        follow = Hindsight(follower, wait=not opened.live)
         start_s: float | None = None
         for frame in opened:
             if start_s is None:
                 start_s = frame.time_s if opened.live else 0.0
             frame = dataclasses.replace(frame, time_s=frame.time_s - start_s)
-            yield from follow(engine.detector([frame])[0])
+            nobody = None if glances is None else glances.instead(frame)
+            yield from follow(engine.detector([frame])[0] if nobody is None else nobody)
         yield from follow.rest()
 
 

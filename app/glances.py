@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 from manypose.pose.estimator import Follower
 from manypose.pose.records import Detections, Frame
+from manypose.pose.regained import RegainConfig
 
-MOST = 3  # people: of more, a look at the whole costs less
+MOST = RegainConfig().most  # people: of more, a look at the whole costs less
 
 
 class Glances:

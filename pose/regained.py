@@ -34,6 +34,7 @@ class RegainConfig:
     score_min: float = 0.4
     sure: float = 0.3  # a joint is where it must be
     joints_min: int = 4  # known well enough to tell where to look
+    most: int = 3  # people, those seen last; of more, looks cost more than they find
 
 
 def regained(
@@ -64,7 +65,8 @@ def regained(
     height, width = frame.shape
     middle = np.where(known[..., None], points, 0).sum(1) / np.maximum(known.sum(1), 1)[:, None]
     lost &= ((middle > 0) & (middle < (width, height))).all(1)
-    rows = np.flatnonzero(lost)
+    seen_s = np.array([t.seen_s for t in wanted])
+    rows = np.sort(np.flatnonzero(lost)[np.argsort(-seen_s[lost], kind="stable")[: config.most]])
     if not len(rows):
         return []
     must = [Person2D(points[n], config.sure * known[n], config.score_min) for n in rows]

@@ -86,6 +86,13 @@ def test_nobody_is_believed_for_long_whom_no_look_at_the_whole_finds():
     assert regained(frame(), [person], [], look, RegainConfig()) == [look.people[0]]
 
 
+def test_of_many_who_are_lost_those_seen_last_are_looked_for():
+    lost = [track_of(standing(x=100 * n + 80), seen_s=NOW - (5 - n) / 30) for n in range(5)]
+    look = Looker(None)
+    regained(frame(), lost, [], look, RegainConfig(most=2))
+    assert [p.joints_px[0, 0] for p in look.asked] == [lost[n].points_px[0, 0] for n in (3, 4)]
+
+
 def test_two_who_are_lost_are_not_found_in_one():
     lost = [track_of(standing()), track_of(standing(x=205))]
     assert len(regained(frame(), lost, [], Looker(standing()), RegainConfig())) == 1
