@@ -43,6 +43,7 @@ STAGES = (
     "network",
     "group",
     "lift",
+    "look",
     "track",
     "fit",
     "filter",

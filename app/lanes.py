@@ -284,7 +284,7 @@ class Lanes:
         """Return the mean milliseconds of each stage over the last frames."""
         recent = list(self._stages)
         names = {name: None for stages in recent for name in stages}
-        return {n: float(np.mean([s[n] for s in recent if n in s])) for n in names}
+        return {n: float(np.mean([s.get(n, 0.0) for s in recent])) for n in names}
 
     def _loader(self) -> None:
         try:

@@ -120,7 +120,9 @@ class Follower:
         if self.config.still:
             self._tracker.forget()
         self._lift_ms = 0.0
-        people = self._regrouped(self._completed(detections.people, frame), frame)
+        found = self._completed(detections.people, frame)
+        looked = time.perf_counter()
+        people = self._regrouped(found, frame)
         matches = self._tracker.update(frame, people)
         self._exchange(matches)
         tracked = time.perf_counter()
@@ -140,10 +142,12 @@ class Follower:
         done = time.perf_counter()
         ms = {
             "lift": detections.stage_ms.get("lift", 0.0) + self._lift_ms,
-            "track": (tracked - start) * 1e3 - self._lift_ms,
+            "track": (tracked - looked) * 1e3 - self._lift_ms,
             "fit": (fitted - tracked) * 1e3,
             "filter": (done - fitted) * 1e3,
         }
+        if self._find is not None:
+            ms["look"] = (looked - start) * 1e3
         up = frame.camera.up
         if up is None and self._vertical is not None:
             up = self._vertical.up
