@@ -34,7 +34,10 @@ class RegainConfig:
     score_min: float = 0.4
     sure: float = 0.3  # a joint is where it must be
     joints_min: int = 4  # known well enough to tell where to look
-    most: int = 3  # people, those seen last; of more, looks cost more than they find
+    most: int = 3  # people looked for, those seen last
+    crowd: int = (
+        8  # among more than so many who are followed nobody is: it takes more than it finds
+    )
 
 
 def regained(
@@ -48,7 +51,7 @@ def regained(
     """
     now = frame.time_s
     wanted = [t for t in tracks if t.track_id >= 0 and now - t.seen_s <= config.gap_s]
-    if not wanted:
+    if not wanted or len(wanted) > config.crowd:
         return []
     points = np.array([_expected(t, now, config.gap_s) for t in wanted])
     known = np.isfinite(points[..., 0])

@@ -93,6 +93,15 @@ def test_of_many_who_are_lost_those_seen_last_are_looked_for():
     assert [p.joints_px[0, 0] for p in look.asked] == [lost[n].points_px[0, 0] for n in (3, 4)]
 
 
+def test_in_a_crowd_nobody_is_looked_for():
+    crowd = [track_of(standing(x=60 * n + 40)) for n in range(9)]
+    look = Looker(None)
+    regained(frame(), crowd, [], look, RegainConfig())
+    assert look.asked is None
+    regained(frame(), crowd[:8], [], look, RegainConfig())
+    assert look.asked is not None
+
+
 def test_two_who_are_lost_are_not_found_in_one():
     lost = [track_of(standing()), track_of(standing(x=205))]
     assert len(regained(frame(), lost, [], Looker(standing()), RegainConfig())) == 1
