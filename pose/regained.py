@@ -35,9 +35,7 @@ class RegainConfig:
     sure: float = 0.3  # a joint is where it must be
     joints_min: int = 4  # known well enough to tell where to look
     most: int = 3  # people looked for, those seen last
-    crowd: int = (
-        8  # among more than so many who are followed nobody is: it takes more than it finds
-    )
+    crowd: int = 8  # people followed; among more, looks take more time than they find people
 
 
 def regained(

@@ -83,6 +83,19 @@ def test_live_says_latency_and_drops(
     assert run["fps"] < 130
 
 
+@pytest.mark.slow
+def test_live_one_person_is_looked_at_alone_and_many_are_not(
+    network: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = _bench(
+        capsys, "--live", "--people", "1", "4", "--size", "320x200", "--rate", "30", "--model",
+        network, "--backend", "onnx", "--device", "cpu",
+    )  # fmt: skip
+    one, many = report["runs"]  # type: ignore[misc]
+    assert one["people_per_frame"] > 0.9
+    assert one["stages_ms"]["look"]["p50"] > 5 * many["stages_ms"]["look"]["p50"]
+
+
 def test_the_report_reads_well() -> None:
     row = {"p50": 1.0, "p95": 2.0, "p99": 3.0, "mean": 1.2}
     run = {
