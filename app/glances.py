@@ -14,6 +14,7 @@ from manypose.pose.estimator import Follower
 from manypose.pose.records import Detections, Frame
 from manypose.pose.regained import RegainConfig
 
+_STEP_S = 0.12  # after a longer pause people are no longer where they were
 MOST = RegainConfig().most  # people: of more, a look at the whole costs less
 
 
@@ -25,6 +26,7 @@ class Glances:
         self._follower = follower
         self._between = between
         self._since = 0
+        self._time_s = 0.0
 
     @property
     def enough(self) -> bool:
@@ -39,7 +41,8 @@ class Glances:
 
         The follower then looks for those it knows. It may be at work on the frame before.
         """
-        if self.enough:
+        step_s, self._time_s = frame.time_s - self._time_s, frame.time_s
+        if self.enough and 0 < step_s <= _STEP_S:
             self._since += 1
             return Detections(frame, ())
         self._since = 0

@@ -53,17 +53,17 @@ class Scene:
                       between=between)  # fmt: skip
 
 
-def frames(taken: list[int] | None = None) -> Iterator[Frame]:
+def frames(taken: list[int] | None = None, fps: float = 30.0) -> Iterator[Frame]:
     for i in range(FRAMES):
         if taken is not None:
             taken.append(i)
-        yield Frame(np.zeros((288, 480, 3), np.uint8), i / 30, i, CAMERA)
+        yield Frame(np.zeros((288, 480, 3), np.uint8), 1 + i / fps, i, CAMERA)
 
 
-def followed(scene: Scene, between: int) -> list[FrameResult]:
+def followed(scene: Scene, between: int, fps: float = 30.0) -> list[FrameResult]:
     engine = scene.engine(between)
     follower = engine.follower()
-    flow = detected(frames(), engine, live=True, glances=engine.glances(follower))
+    flow = detected(frames(fps=fps), engine, live=True, glances=engine.glances(follower))
     return [follower(found) for found, _ in flow]
 
 
@@ -85,6 +85,13 @@ def test_without_glances_every_frame_is_seen_as_a_whole() -> None:
     scene = Scene()
     followed(scene, 0)
     assert scene.whole == list(range(FRAMES))
+
+
+@pytest.mark.parametrize(("fps", "all_of_them"), [(10, False), (5, True), (1, True)])
+def test_after_a_pause_a_frame_is_seen_as_a_whole(fps: float, all_of_them: bool) -> None:
+    scene = Scene()
+    followed(scene, 2, fps)
+    assert (scene.whole == list(range(FRAMES))) == all_of_them
 
 
 def test_a_frame_is_seen_as_a_whole_when_somebody_is_lost() -> None:
@@ -114,10 +121,12 @@ def test_pictures_of_several_sources_keep_their_order() -> None:
     scene = Scene()
     engine = scene.engine(2)
     follower = engine.follower()
+    glances = Glances(follower, 2)
     for frame in list(frames())[:6]:
         follower(engine.detector([frame])[0])
+    assert glances.instead(frame) is None  # how long it was since the one before is not known
     some = list(frames())[6:8]
-    lanes = [(Glances(follower, 2), some[0]), (None, some[1])]
+    lanes = [(glances, some[0]), (None, some[1])]
     detections, answers = found_in(lanes, engine.detector)
     assert [d.frame.index for d in detections] == [6, 7]
     assert [len(d.people) for d in detections] == [0, 2]
