@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from manypose.app.config import Config, load_config, set_value
 from manypose.app.formats.reading import Run, load_run
+from manypose.app.glances import found_in
 from manypose.app.pipeline import Engine, for_live, load_engine
 from manypose.app.sources import Lens, open_source
 from manypose.pose.hindsight import Hindsight
@@ -78,8 +79,8 @@ def run(
             if start_s is None:
                 start_s = frame.time_s if opened.live else 0.0
             frame = dataclasses.replace(frame, time_s=frame.time_s - start_s)
-            nobody = None if glances is None else glances.instead(frame)
-            yield from follow(engine.detector([frame])[0] if nobody is None else nobody)
+            found, _ = found_in([(glances, frame)], engine.detector)
+            yield from follow(found[0])
         yield from follow.rest()
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from manypose.app import stages
 from manypose.app.config import load_config
+from manypose.app.glances import found_in
 from manypose.app.motion import Motion, read_motion
 from manypose.app.pipeline import Engine, for_live, load_engine
 from manypose.app.sources import open_source
@@ -46,9 +47,9 @@ def run(engine: Engine, motion: Motion, frames: Sequence[Frame], live: bool) -> 
     glances = engine.glances(follower) if live else None
     out, sightings, whole = np.full(motion.joints_m.shape, np.nan), [], 0
     for n, frame in enumerate(frames):
-        found = None if glances is None else glances.instead(frame)
-        whole += found is None
-        people = follower(found or engine.detector([frame])[0]).people
+        (found,), asked = found_in([(glances, frame)], engine.detector)
+        whole += len(asked)
+        people = follower(found).people
         px = np.array([p.joints_px for p in people]).reshape(-1, len(JOINTS_2D), 2)
         joints = np.array([p.joints_m for p in people]).reshape(-1, len(JOINTS), 3)
         ids = np.array([p.track_id for p in people], int)
