@@ -39,7 +39,7 @@ class Wish:
     threads 0: all cores; batch: pictures in work at once; size: width and height of the input, for
     files that leave them free (ONNX: dimensions named so) and OpenVINO's. outputs: names of those
     that are wanted, () for all; OpenVINO then leaves out what only the others need. together: how
-    many pictures OpenVINO may take in one request; small ones cost a fifth less then.
+    many pictures OpenVINO may take in one request, of files that leave their number free.
     """
 
     device: str = "cpu"
