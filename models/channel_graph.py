@@ -51,7 +51,7 @@ class ChannelGraph(fx.Interpreter):
     """The channels of a whole network.
 
     Args:
-        graph: a traced network; its one input has `channels` channels.
+        graph: a traced network; its one input has `channels` channels, or each its own number.
         dead: per normalisation layer the channels whose scale counts as nought.
         drop: a dead channel's constant counts as nought too, as the authors' code has it.
         borders: a constant may pass a convolution that pads with zeros although it differs there.
@@ -69,15 +69,16 @@ class ChannelGraph(fx.Interpreter):
         dead: Mapping[str, Mask],
         drop: bool = False,
         borders: bool = False,
-        channels: int = 3,
+        channels: int | tuple[int, ...] = 3,
     ) -> None:
         super().__init__(graph)
         self.graph_module = graph
         self.layers: dict[str, Layer] = {}
         self.cuts: dict[fx.Node, list[Slots]] = {}
         self._dead, self._drop, self._borders = dead, drop, borders
-        self.picture_channels = channels
-        self._count = 0
+        self._inputs = (channels,) if isinstance(channels, int) else channels
+        self.picture_channels = sum(self._inputs)
+        self._count = self._given = 0
         self._pairs: list[tuple[Slots, Slots]] = []
         self._shown: list[Slots] = []
         calls = Counter(str(n.target) for n in graph.graph.nodes if n.op == "call_module")
@@ -103,7 +104,8 @@ class ChannelGraph(fx.Interpreter):
         """Return the channels of a node: `Channels`, a list of them, or None where unknown."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.op == "placeholder":
-            picture = self._fresh(self.picture_channels)
+            picture = self._fresh(self._inputs[self._given])
+            self._given += 1
             self._show(picture)
             return picture
         if n.op == "call_module":

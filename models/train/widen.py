@@ -14,6 +14,7 @@ from manypose.errors import WeightsError
 from manypose.models.channel_graph import ChannelGraph, trace
 from manypose.models.heads import StageOne
 
+_LAYERS = nn.Conv2d | nn.Linear | nn.BatchNorm2d
 _UNEQUAL = 0.25  # spread of the copies' shares, relative to an equal share
 
 
@@ -24,20 +25,32 @@ def widened(net: StageOne, backbone: str, width: float, seed: int = 0) -> StageO
         WeightsError: it has other layers, is not narrower, or has grouped convolutions.
     """
     wide = StageOne(backbone, width)
-    old, new = (ChannelGraph(trace(n), {}) for n in (net, wide))
+    fill(wide, net, 3, seed)
+    return wide
+
+
+def fill(wide: nn.Module, net: nn.Module, channels: int | tuple[int, ...], seed: int = 0) -> None:
+    """Give a wide network such weights that it answers what `net`, a narrower one, answers.
+
+    channels: of the input, or of each.
+
+    Raises:
+        WeightsError: it has other layers, is not narrower, or has grouped convolutions.
+    """
+    old, new = (ChannelGraph(trace(n), {}, channels=channels) for n in (net, wide))
     rng = torch.Generator().manual_seed(seed)
     # slot of the wide network -> slot of the narrow one
     source = torch.arange(new.picture_channels)
     source = torch.cat([source, torch.full((int(_highest(new)) + 1 - len(source),), -1)])
     have, want = dict(net.named_modules()), dict(wide.named_modules())
-    names = [n for n, m in want.items() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    if {n for n, m in have.items() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)} != set(names):
-        raise WeightsError(f"weights of another backbone than {backbone}: give its --backbone")
+    names = [n for n, m in want.items() if isinstance(m, _LAYERS)]
+    if {n for n, m in have.items() if isinstance(m, _LAYERS)} != set(names):
+        raise WeightsError("weights of other layers than those asked for: give their --backbone")
     for name in new.layers:
         a, b = have[name], want[name]
         wrote, writes = (torch.from_numpy(g.layers[name].writes) for g in (old, new))
-        if isinstance(b, nn.Conv2d):
-            if b.groups > 1:
+        if isinstance(b, nn.Conv2d | nn.Linear):
+            if isinstance(b, nn.Conv2d) and b.groups > 1:
                 raise WeightsError(f"{name} is a grouped convolution, which is not widened")
             if len(writes) < len(wrote):
                 raise WeightsError("weights of a wider network: give its --width")
@@ -47,15 +60,16 @@ def widened(net: StageOne, backbone: str, width: float, seed: int = 0) -> StageO
             a, b = have[name], want[name]
             wrote, writes = (torch.from_numpy(g.layers[name].writes) for g in (old, new))
             out = _found(source[writes], wrote)
-            if isinstance(a, nn.Conv2d) and isinstance(b, nn.Conv2d):
+            if isinstance(a, nn.Conv2d | nn.Linear) and isinstance(b, nn.Conv2d | nn.Linear):
                 read, reads = (torch.from_numpy(g.layers[name].reads.slots) for g in (old, new))
-                b.weight.copy_(_shared(a.weight[out], _found(source[reads], read), rng))
+                kernels = a.weight[out].reshape(len(out), len(read), *_kernel(a))
+                found = _shared(kernels, _found(source[reads], read), rng)
+                b.weight.copy_(found.reshape(b.weight.shape))
                 if a.bias is not None and b.bias is not None:
                     b.bias.copy_(a.bias[out])
             else:
                 state = a.state_dict()
                 b.load_state_dict({k: v[out] if v.dim() else v for k, v in state.items()})
-    return wide
 
 
 def reader(weight: Tensor, channels: int, seed: int = 0) -> Tensor:
@@ -87,6 +101,10 @@ def _shared(weight: Tensor, copies: Tensor, rng: torch.Generator) -> Tensor:
     whole = torch.zeros(o, few, h, w).index_add_(1, copies, part)
     share = part + ((1 - whole)[:, copies] / count[:, None, None])
     return weight.float()[:, copies] * share
+
+
+def _kernel(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
+    return (1, 1) if isinstance(layer, nn.Linear) else (layer.kernel_size[0], layer.kernel_size[1])
 
 
 def _highest(graph: ChannelGraph) -> int:

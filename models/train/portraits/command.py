@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--resume", action="store_true", help="go on from --out")
     parser.add_argument("--init", type=Path, metavar="FILE",
-                        help="start from weights of portraits, or Stage I's backbone")  # fmt: skip
+                        help="start from weights of portraits, widened if --width is "
+                             "larger than theirs, or Stage I's backbone")  # fmt: skip
     parser.add_argument(
         "--width", type=float, help=f"factor on all channels (default {plan.width:g})"
     )

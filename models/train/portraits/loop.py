@@ -21,14 +21,14 @@ from torch.nn import functional
 
 from manypose.errors import ManyposeError, OutputError, WeightsError
 from manypose.models.portrait import Portrait, PortraitMaps
-from manypose.models.train import checkpoints, muon, ranks, sheets
+from manypose.models.train import checkpoints, muon, ranks, sheets, widen
 from manypose.models.train.portraits import hold_out
 from manypose.models.train.portraits.batch import Batch, Drawer, Variation
 from manypose.models.train.portraits.hold_out import HoldOut
 from manypose.models.train.recipe import step_size
 from manypose.models.train.stop import Stop
 from manypose.models.train.student import bf16_here, channels_last
-from manypose.pose.portraits import SIGMA_CELLS
+from manypose.pose.portraits import CLUES, SIGMA_CELLS
 
 _LOG = logging.getLogger(__name__)
 KIND = "portrait"
@@ -91,6 +91,8 @@ def train(
 def start_from(net: Portrait, init: Path) -> None:
     """Load the weights of a network of portraits, or the backbone of Stage I.
 
+    Weights of narrower portraits are widened.
+
     Raises:
         WeightsError: they are of another network.
     """
@@ -99,7 +101,12 @@ def start_from(net: Portrait, init: Path) -> None:
     if not isinstance(weights, dict):
         raise WeightsError(f"{init} has no averaged weights: choose the ema.pt of a training run")
     if content.get("kind") == KIND:
-        checkpoints.load_weights(net, weights, init)
+        width = float(content.get("width", net.width))
+        if width < net.width:
+            widen.fill(net, network(init)[0], (3, CLUES))
+            _LOG.info("%s has width %g: widened to %g", init, width, net.width)
+        else:
+            checkpoints.load_weights(net, weights, init)
         return
     prefix = "backbone."
     backbone = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

@@ -224,5 +224,5 @@ def read(folder: Path) -> Patches:
             return Patches(images, **{k: z[k] for k in z.files})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(
-            f"{folder} holds no patches ({error}): make them with manypose train portraits --cut"
+            f"{folder} holds no patches ({error}): make them with manypose train portraits --data"
         ) from None

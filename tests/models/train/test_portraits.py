@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manypose.app.main import main
-from manypose.errors import SourceError
+from manypose.errors import SourceError, WeightsError
 from manypose.models.portrait import Portrait
 from manypose.models.train import checkpoints, packs
 from manypose.models.train.figures import figures
@@ -25,7 +25,7 @@ from manypose.pose.joints import (
     MIRROR_2D,
     SHOWN_BY,
 )
-from manypose.pose.portraits import sheets, unfolded
+from manypose.pose.portraits import CLUES, HEIGHT, WIDTH, sheets, unfolded
 from manypose.pose.records import Person2D
 
 K, J = len(JOINTS_2D), len(JOINTS)
@@ -251,6 +251,28 @@ def test_a_backbone_of_stage_one_can_be_started_from(tmp_path):
     loop.start_from(ours, tmp_path / "ema.pt")
     for name, value in net.backbone.state_dict().items():
         assert torch.allclose(ours.backbone.state_dict()[name].float(), value.float(), atol=2e-3)
+
+
+def test_a_wider_network_goes_on_from_a_narrow_one(tmp_path):
+    torch.manual_seed(2)
+    narrow = Portrait(0.125)
+    for module in narrow.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    for last in (narrow.maps, narrow.seen, narrow.bones):
+        torch.nn.init.normal_(last.weight, std=0.3)
+    checkpoints.save_weights(tmp_path, narrow, {"kind": loop.KIND, "width": 0.125})
+    wide = Portrait(0.2)
+    loop.start_from(wide, tmp_path / "ema.pt")
+    images, clues = torch.rand(2, 3, HEIGHT, WIDTH), torch.rand(2, CLUES, HEIGHT // 4, WIDTH // 4)
+    with torch.no_grad():
+        for a, b in zip(loop.network(tmp_path / "ema.pt")[0].eval()(images, clues),
+                        wide.eval()(images, clues)):  # fmt: skip
+            assert float(a.std()) > 0.01
+            torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
+    with pytest.raises(WeightsError, match="of another network"):
+        loop.start_from(Portrait(0.0625), tmp_path / "ema.pt")
 
 
 @pytest.mark.slow
