@@ -19,17 +19,26 @@ RATIO = 10.0
 
 
 def orthogonal(gradient: Tensor) -> Tensor:
-    """Return the matrix (n, m) with its singular values pushed towards 1, by Newton-Schulz."""
+    """Return the matrix (n, m) with its singular values pushed towards 1, by Newton-Schulz.
+
+    Each round multiplies by a polynomial of x x^T from the left, so that all rounds work on these
+    small squares and the long side is multiplied only at the end.
+    """
     a, b, c = _COEFFICIENTS
     x = gradient / (gradient.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
-    for _ in range(_ROUNDS):
-        s = x @ x.T
-        x = a * x + (b * s + c * s @ s) @ x
-    out: Tensor = x.T if tall else x
-    return out
+    square = x @ x.T
+    whole = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    one = a * whole
+    for left in reversed(range(_ROUNDS)):
+        factor = one + torch.addmm(b * square, square, square, alpha=c)
+        whole = factor @ whole
+        if left:
+            square = factor @ square @ factor
+    out: Tensor = whole @ x
+    return out.T if tall else out
 
 
 def grouped(net: nn.Module, weight_decay: float, lr: float) -> list[dict[str, Any]]:
