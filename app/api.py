@@ -70,6 +70,7 @@ def run(
     """
     config = config or load_config()
     with open_source(str(source), config) as opened:
+        still = still or opened.info.stills
         engine = load_engine(for_live(config) if opened.live else config, still=still)
         follower = engine.follower(still=opened.info.stills)
         glances = engine.glances(follower) if opened.live else None

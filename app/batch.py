@@ -49,8 +49,21 @@ class Batch:
 
     def __init__(
         self, crew: Crew, load: Load, config: Config, *, still: bool, resume: bool,
-        frames: int = FRAMES,
+        every: bool = False, frames: int = FRAMES,
     ) -> None:  # fmt: skip
+        """Keep the parts.
+
+        Args:
+            crew: who finds.
+            load: loads the networks when frames come that no worker managed.
+            config: settings of the run.
+            still: the crew is for photographs; otherwise for videos. Inputs of the other kind are
+                left to the ordinary run.
+            resume: what was found before is kept.
+            every: everything is taken as photographs.
+            frames: of a shard, at most.
+        """
+        self.still, self._every = still, every
         self._crew, self._config, self._resume, self._frames = crew, config, resume, frames
         self._open: dict[int, _Open] = {}
         self._thread: threading.Thread | None = None
@@ -126,6 +139,8 @@ class Batch:
     def _begun(self, number: int, one: Input) -> list[Shard]:
         """Return the shards of one input that its journal does not have yet."""
         with open_source(one.address, self._config) as source:
+            if (self._every or source.info.stills) != self.still:
+                return []
             first = next(iter(source))
             info = source.info
             draw = not draws_later(source, self._config)

@@ -53,7 +53,7 @@ class ModelConfig:
     threads: int = 0
     input: str = ""
     target_fps: float = 0.0
-    careful: bool = False
+    careful: str = "photographs"
     close_ups: bool = True
     long_shots: str = "recorded"
     portraits: str = "auto"
@@ -125,6 +125,7 @@ _ONE_OF: dict[str, tuple[str, ...]] = {
     ),
     "model.backend": ("auto", "onnx", "openvino", "torch"),
     "model.precision": ("auto", "fp32", "fp16", "bf16", "int8"),
+    "model.careful": ("photographs", "always", "never"),
     "model.long_shots": ("recorded", "always", "never"),
     "model.portraits": ("auto", "careful", "few", "largest", "always", "never"),
     "filter.preset": ("steady", "normal", "fast", "off"),
@@ -206,9 +207,12 @@ def set_value(config: Config, key: str, value: Any, where: str) -> Config:
         raise ConfigError(f"{where}: unknown setting {key!r}{nearest(key, known)}")
     section_name, name = key.split(".")
     section = getattr(config, section_name)
+    choices = _ONE_OF.get(key, ())
+    if "always" in choices and str(value).lower() in ("true", "false"):
+        value = "always" if str(value).lower() == "true" else "never"
     value = _as_kind(value, getattr(section, name), key, where)
-    if key in _ONE_OF and value not in _ONE_OF[key]:
-        raise ConfigError(f"{where}: {key} = {value!r}; choose one of {', '.join(_ONE_OF[key])}")
+    if choices and value not in choices:
+        raise ConfigError(f"{where}: {key} = {value!r}; choose one of {', '.join(choices)}")
     if key in _RANGE and not _RANGE[key][0] <= value <= _RANGE[key][1]:
         low, high = _RANGE[key]
         raise ConfigError(f"{where}: {key} = {value}; it must lie between {low} and {high}")

@@ -26,7 +26,11 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "model.threads": ("--threads", "N", "threads of the network; 0 = as many as there are"),
     "model.input": ("--input", "WxH", "input of the network: 512x320 sees more, 384x240 is faster"),
     "model.target_fps": ("--target-fps", "N", "live: a smaller input where N frames/s need it"),
-    "model.careful": ("--careful", "", "three looks at every frame: finds more, takes longer"),
+    "model.careful": (
+        "--careful",
+        "",
+        "three looks at every frame: finds more, takes longer (photographs: always)",
+    ),
     "people.max": ("--max-people", "N", "people reported at most in one frame"),
     "fit.height_m": ("--height", "M", "true body height in metres"),
     "filter.preset": ("--filter", "NAME", "steady, normal, fast, off"),

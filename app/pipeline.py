@@ -121,6 +121,8 @@ def for_live(config: Config) -> Config:
 def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
     """Load the networks of the settings, for `batch` frames in work at once.
 
+    still: for photographs, each on its own, which are looked at more thoroughly.
+
     Raises:
         WeightsError: a weight file is missing or damaged.
         DeviceError: the device or runtime asked for cannot be had.
@@ -146,7 +148,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.target_fps,
         config.fit.encodings,
         size_named(model.input) if model.input else None,
-        model.careful,
+        _careful(config, still),
         model.close_ups,
         model.long_shots != "never",
         _portraits(config, still),
@@ -165,10 +167,22 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
                   look=look, between=model.glances)  # fmt: skip
 
 
+def _careful(config: Config, still: bool) -> bool:
+    """Return whether each picture is looked at in three sizes."""
+    from manypose.models import weights
+
+    model = config.model
+    if model.careful != "photographs":
+        return model.careful == "always"
+    fixed = bool(model.input or model.target_fps)
+    return still and not fixed and weights.find(model.name)[0].kind != "own"
+
+
 def _portraits(config: Config, still: bool) -> int:
     """Return at how many people in each picture there is one more look."""
     how = config.model.portraits
-    if how == "always" or (how == "auto" and still) or (config.model.careful and how in _CAREFUL):
+    careful = how in _CAREFUL and _careful(config, still)
+    if how == "always" or (how == "auto" and still) or careful:
         return max(EVERYBODY, config.people.max)
     return {"auto": _LARGEST, "largest": _LARGEST, "few": MOST}.get(how, 0)
 
@@ -180,14 +194,14 @@ def _look(
     return portraits.look(frame.picture, people, *size, others=others)
 
 
-def load_detector(config: Config, batch: int) -> Detector:
+def load_detector(config: Config, batch: int, *, still: bool = False) -> Detector:
     """Return the Detector of `load_engine` alone.
 
     Raises:
         WeightsError: a weight file is missing or damaged.
         DeviceError: the device or runtime asked for cannot be had.
     """
-    return load_engine(config, batch=batch).detector
+    return load_engine(config, still=still, batch=batch).detector
 
 
 def build_estimator(config: Config) -> Estimator:

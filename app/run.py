@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -98,26 +99,31 @@ def run(args: argparse.Namespace) -> int:
     summaries = []
     with (
         streaming(args) as streams,
-        _batch(args, config) as batch,
+        _batch(args, config, inputs) as batch,
         make_progress(args.progress, quiet=args.quiet) as progress,
         contextlib.ExitStack() as ending,
     ):
         tellers = (progress.step, *(_sending(stream) for stream in streams))
-        # one for files, and one for what somebody waits for, as far as there are both
-        engines: dict[bool, Engine] = dict.fromkeys((False, True), batch.engine) if batch else {}
+        engines: dict[tuple[bool, bool], Engine] = {}  # of (live, photographs)
+        if batch:
+            engines[False, batch.still] = batch.engine
         ready = batch.ready(inputs) if batch else inputs
         for number, one in enumerate(ready, 1):
             progress.start(Path(one.address).name, number, len(inputs))
             try:
                 source = open_source(one.address, config)
                 asked = for_live(undecided) if source.live else config
-                if source.live not in engines:
-                    engines[source.live] = with_finder(
-                        _loaded(source, asked, still=args.still), load_detector, asked
+                still = args.still or source.info.stills
+                kind = source.live, still
+                if kind not in engines:
+                    engines[kind] = with_finder(
+                        _loaded(source, asked, still=still),
+                        functools.partial(load_detector, still=still),
+                        asked,
                     )
-                    if (finder := engines[source.live].finder) is not None:
+                    if (finder := engines[kind].finder) is not None:
                         ending.callback(finder.close)
-                engine = engines[source.live]
+                engine = engines[kind]
                 long = source.live or (source.info.frames or 0) >= FRAMES_MIN
                 # While pictures are drawn and encoded, memory is too short for two processes.
                 later = draws_later(source, asked)
@@ -148,7 +154,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _batch(args: argparse.Namespace, config: Config) -> Iterator[Batch | None]:
+def _batch(
+    args: argparse.Namespace, config: Config, inputs: Sequence[Input]
+) -> Iterator[Batch | None]:
     """Yield the workers of --batch, loaded; None without."""
     if not args.batch:
         if args.workers:
@@ -160,12 +168,20 @@ def _batch(args: argparse.Namespace, config: Config) -> Iterator[Batch | None]:
     from manypose.app.batch import Batch
     from manypose.app.crew import make_crew
 
-    crew = make_crew(load_engine, config, args.workers, still=args.still)
-    batch = Batch(crew, load_engine, config, still=args.still, resume=args.resume)
+    still = args.still or _begins_with_photographs(inputs, config)
+    crew = make_crew(load_engine, config, args.workers, still=still)
+    batch = Batch(crew, load_engine, config, still=still, every=args.still, resume=args.resume)
     try:
         yield batch
     finally:
         batch.close()
+
+
+def _begins_with_photographs(inputs: Sequence[Input], config: Config) -> bool:
+    for one in inputs:
+        with contextlib.suppress(ManyposeError), open_source(one.address, config) as source:
+            return source.info.stills
+    return False
 
 
 def _loaded(source: Source, config: Config, *, still: bool) -> Engine:
@@ -325,7 +341,8 @@ def _to_stdout(args: argparse.Namespace, config: Config) -> int:
         style = "plain" if source.live and args.progress == "auto" and not args.quiet else "none"
         progress = stack.enter_context(make_progress(style, quiet=args.quiet))
         progress.start(source.info.name, 1, 1)
-        engine = _loaded(source, for_live(config) if source.live else config, still=args.still)
+        still = args.still or source.info.stills
+        engine = _loaded(source, for_live(config) if source.live else config, still=still)
         follow = Hindsight(engine.follower(still=source.info.stills), wait=not source.live)
         tally = Tally()
 

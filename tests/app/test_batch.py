@@ -22,6 +22,7 @@ from manypose.app import shards
 from manypose.app.batch import Batch
 from manypose.app.config import Config, FilterConfig, set_value
 from manypose.app.crew import Alone, make_crew
+from manypose.app.formats.reading import load_run
 from manypose.app.inputs import plan
 from manypose.app.main import main
 from manypose.app.shards import cut, frames_of, key_frames
@@ -135,6 +136,23 @@ def test_a_batch_of_one_worker_equals_the_plain_run(
     words = ["run", "in/a.mp4", "-o", "batch", "--batch", "--workers", "1", "--overwrite"]
     assert main(words) == 0
     assert Path("batch/a/pose.npz").read_bytes() == Path("plain/a/pose.npz").read_bytes()
+
+
+@pytest.mark.parametrize("first", ["album", "a.mp4"])
+def test_photographs_among_videos_are_found_as_without_a_batch(work: Path, first: str) -> None:
+    Path("in/album").mkdir()
+    for name, size in {"b.png": (480, 288), "a.jpg": (288, 480)}.items():
+        cv2.imwrite(f"in/album/{name}", picture(0, *size))
+    inputs = sorted(("in/album", "in/a.mp4"), key=lambda name: first not in name)
+    assert main(["run", *inputs, "-o", "plain"]) == 0
+    assert main(["run", *inputs, "-o", "batch", "--batch", "--workers", "1"]) == 0
+    recalled = []
+    for name in ("album", "a"):
+        for file in FILES:
+            assert Path("batch", name, file).read_bytes() == Path("plain", name, file).read_bytes()
+        recalled.append(load_run(f"batch/{name}").meta["summary"]["frames_recalled"])
+    # the crew is for what comes first
+    assert recalled == ([2, 0] if first == "album" else [0, 44])
 
 
 class Half(Alone):

@@ -7,7 +7,7 @@ import pytest
 from manypose.app.config import load_config
 from manypose.app.lanes import Lanes
 from manypose.app.pipeline import for_live, load_engine
-from manypose.errors import ConfigError
+from manypose.errors import ConfigError, WeightsError
 
 
 @pytest.mark.parametrize(("asked", "recorded", "live"), [
@@ -41,6 +41,26 @@ def test_so_many_are_looked_at_again_as_there_is_time_for(
         assert (engine.look is not None) == ("portraits" in engine.info) == (wanted > 0)
 
 
+@pytest.mark.parametrize(("words", "still", "wanted"), [
+    ({}, True, (768, 480)), ({}, False, (384, 240)), ({"careful": "true"}, False, (768, 480)),
+    ({"careful": "never"}, True, (384, 240)), ({"careful": "false"}, True, (384, 240)),
+    ({"input": "512x320"}, True, (512, 320)),
+])  # fmt: skip
+def test_photographs_are_looked_at_in_three_sizes_unless_something_else_is_asked(
+    words: dict[str, str], still: bool, wanted: tuple[int, int]
+) -> None:
+    options = [(f"model.{key}", value) for key, value in words.items()]
+    engine = load_engine(load_config([("model.threads", "1"), *options]), still=still)
+    assert tuple(engine.info["input_size"]) == wanted
+
+
+def test_networks_of_ones_own_look_at_photographs_once(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[pose]\nkind = "heatmap"\nfile = "none.onnx"\ninput = [192, 256]\n')
+    with pytest.raises(WeightsError, match=r"none\.onnx"):
+        load_engine(load_config([("model.name", str(file))]), still=True)
+
+
 def test_the_window_loads_what_is_meant_for_live(tmp_path: Path) -> None:
     seen = []
 
@@ -57,4 +77,4 @@ def test_the_window_loads_what_is_meant_for_live(tmp_path: Path) -> None:
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(ConfigError, match="recorded, always, never"):
-        load_config([("model.long_shots", "true")])
+        load_config([("model.long_shots", "yes")])

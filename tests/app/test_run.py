@@ -168,6 +168,25 @@ def test_photographs_are_taken_each_on_its_own(call: Call) -> None:
     assert not list(Path("out/album/overlay").glob("*"))
 
 
+def test_photographs_and_videos_have_networks_of_their_own(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[bool]()
+
+    def load(config: Config, *, still: bool = False, batch: int = 1) -> Engine:
+        made.append(still)
+        return drawn_engine(config, still=still, batch=batch)
+
+    monkeypatch.setattr(run_module, "load_engine", load)
+    Path("album").mkdir()
+    for name, size in {"b.png": (480, 288), "a.jpg": (288, 480)}.items():
+        cv2.imwrite(f"album/{name}", picture(0, *size))
+    assert call("album", clip(frames=3), "album/b.png", "--format", "npz") == 0
+    assert made == [True, False]
+    assert call("album", "-o", "-") == 0
+    assert made == [True, False, True]
+
+
 def test_pictures_in_which_nobody_is_followed_bring_a_hint(call: Call) -> None:
     Path("empty").mkdir()
     for number in range(3):
