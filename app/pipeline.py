@@ -153,6 +153,7 @@ def load_engine(config: Config, *, still: bool = False, batch: int = 1) -> Engin
         model.long_shots != "never",
         _portraits(config, still),
         model.portraits != "few",
+        still,
     )
     info = dataclasses.asdict(front_end.info)
     lift = lifting(config)

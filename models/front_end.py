@@ -153,16 +153,17 @@ def load_front_end(
     long_shots: bool = False,
     portraits: int = 0,
     crowds: bool = True,
+    mirror: bool = False,
 ) -> Any:
     """Return a 2D front end with info, batch and parallel: ours, or one of the user's own.
 
     Arguments and errors as `load_network`; a name or .toml file of `docs/own_networks.md` gives the
     user's network. target_fps: the input size is lowered and raised to keep so many frames a
-    second, 0 for the file's own size. careful: three input sizes in turn.
-    close_ups: a second, small look where people may fill the frame. long_shots: a second, enlarged
-    one at people far away; not with careful, which finds them, nor target_fps, for the rate.
-    portraits: so many of the people found, the largest, are looked at once more, each in a small
-    picture of their own; crowds: False, nobody is where there are more.
+    second, 0 for the file's own size. careful: three input sizes in turn; mirror: each of them also
+    in the mirror. close_ups: a second, small look where people may fill the frame. long_shots: a
+    second, enlarged one at people far away; not with careful, which finds them, nor target_fps, for
+    the rate. portraits: so many of the people found, the largest, are looked at once more, each in
+    a small picture of their own; crowds: False, nobody is where there are more.
     """
     rows = weights.find(model)
     if (target_fps or size or careful) and rows[0].kind == "own":
@@ -183,7 +184,7 @@ def load_front_end(
     if careful:
         from manypose.models import careful as several
 
-        network = several.load(model, backend, device, threads, precision, batch, encodings)
+        network = several.load(model, backend, device, threads, precision, batch, encodings, mirror)
     elif target_fps:
         from manypose.models import adaptive
 

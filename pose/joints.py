@@ -63,6 +63,8 @@ _LIMB_NAMES: tuple[tuple[str, str], ...] = (
     ("pelvis", "l_hip"), ("pelvis", "r_hip"), ("l_ear", "l_shoulder"), ("r_ear", "r_shoulder"),
 )  # fmt: skip
 LIMBS: tuple[tuple[int, int], ...] = tuple((INDEX_2D[a], INDEX_2D[b]) for a, b in _LIMB_NAMES)
+# Number of the limb on the other side.
+MIRROR_LIMBS: tuple[int, ...] = tuple(LIMBS.index((MIRROR_2D[a], MIRROR_2D[b])) for a, b in LIMBS)
 
 # Pixels of a 2D joint carry the 3D bones (joint minus parent, named by the child) that meet there.
 _CARRIED_NAMES: dict[str, tuple[str, ...]] = {

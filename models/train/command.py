@@ -70,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--portraits", action="store_true",
         help="of a name: as run --careful, which reads the joints of each person again",
     )  # fmt: skip
+    score.add_argument(
+        "--photographs", action="store_true",
+        help="of a name: as manypose run looks at photographs, in three sizes and their mirrors",
+    )  # fmt: skip
     score.add_argument("--sure", type=float, help="score from which people count (default 0.3)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     score.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -116,10 +120,10 @@ def _score(args: argparse.Namespace) -> int:
 
     find = None
     if args.weights.suffix in (".pt", ".npz"):
-        if args.careful or args.second_looks or args.portraits:
+        if args.careful or args.second_looks or args.portraits or args.photographs:
             raise UsageError(
-                "--careful, --second-looks and --portraits are for networks by name: give one of "
-                "manypose models list"
+                "--careful, --second-looks, --portraits and --photographs are for networks by "
+                "name: give one of manypose models list"
             )
         args.size = args.size or "512x320"
         net, about, photos, size, device = stage1.to_score(args)
@@ -149,6 +153,8 @@ def _of_name(
     from manypose.models.preprocess import size_named
     from manypose.models.train import scores
 
+    args.careful |= args.photographs
+    args.portraits |= args.photographs
     name, precision = str(args.weights), args.precision
     size = size_named(args.size) if args.size else None
     if args.careful and (size or args.second_looks):
@@ -157,7 +163,7 @@ def _of_name(
         program = front_end.load_front_end(
             name, "auto", args.device, args.threads, precision, size=size, careful=args.careful,
             close_ups=args.second_looks, long_shots=args.second_looks,
-            portraits=EVERYBODY * args.portraits,
+            portraits=EVERYBODY * args.portraits, mirror=args.photographs,
         )  # fmt: skip
         network, find = program.network, scores.found_by(program)
     else:

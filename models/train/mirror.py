@@ -9,10 +9,7 @@ from torch import Tensor
 
 from manypose.models.train.batches import Scenes
 from manypose.models.train.distil import Hints
-from manypose.pose.joints import LIMBS, MIRROR, MIRROR_2D
-
-# Number of the limb on the other side.
-MIRROR_LIMBS: tuple[int, ...] = tuple(LIMBS.index((MIRROR_2D[a], MIRROR_2D[b])) for a, b in LIMBS)
+from manypose.pose.joints import MIRROR, MIRROR_2D, MIRROR_LIMBS
 
 
 def scenes(made: Scenes, turned: Tensor) -> Scenes:

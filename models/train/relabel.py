@@ -20,22 +20,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from manypose.errors import UsageError
+from manypose.models.careful import unmirrored
 from manypose.models.heads import StageOne
 from manypose.models.preprocess import letterbox, on_grid
 from manypose.models.train import checkpoints, distil, packs, readers, scores
 from manypose.models.train.distil import Teacher
 from manypose.models.train.packs import Photo
 from manypose.pose.grouping import GroupingConfig, group
-from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS, MIRROR_2D
+from manypose.pose.joints import JOINTS, JOINTS_2D, LIMBS
 from manypose.pose.records import NetworkOutput, Person2D
 
 Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
 _K, _J = len(JOINTS_2D), len(JOINTS)
-_MIRROR_LIMBS = [LIMBS.index((MIRROR_2D[a], MIRROR_2D[b])) for a, b in LIMBS]
 _PROGRESS_S = 10.0
 
 
@@ -77,21 +76,11 @@ def _both_sides(net: StageOne, boxed: Array) -> tuple[Array, Array]:
     x = torch.from_numpy(boxed).to(device).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         maps = net(torch.cat([x, x.flip(3)]))
-    return tuple(_merged(m.float().cpu()) for m in (maps.heatmaps, maps.pafs))  # type: ignore[return-value]
-
-
-def _merged(maps: Tensor) -> Array:
-    """Return the mean of maps (2, C, h, w) of a picture and its mirror image."""
-    plain, mirrored = maps[0], maps[1].flip(2)
-    if len(plain) == _K:
-        mirrored = mirrored[list(MIRROR_2D)].clamp(0, 1)
-        plain = plain.clamp(0, 1)
-    else:
-        field = mirrored.reshape(len(LIMBS), 2, *mirrored.shape[1:])[_MIRROR_LIMBS].clone()
-        field[:, 0] *= -1  # x points the other way
-        mirrored = field.reshape(plain.shape)
-    out: Array = ((plain + mirrored) / 2).numpy()
-    return out
+    heat, pafs = maps.heatmaps.float().clamp(0, 1).cpu(), maps.pafs.float().cpu()
+    return tuple(
+        (m[0] + unmirrored(name, m[1:])[0]) / 2
+        for name, m in (("heatmaps", heat.numpy()), ("pafs", pafs.numpy()))
+    )
 
 
 def of_teacher(teacher: Teacher, image: Array, size: tuple[int, int]) -> NetworkOutput:

@@ -8,9 +8,10 @@ import pytest
 from manypose.calib.camera import Camera
 from manypose.errors import UsageError
 from manypose.models import backends
-from manypose.models.careful import sizes
+from manypose.models.careful import sizes, unmirrored
 from manypose.models.front_end import load_front_end
 from manypose.models.preprocess import grid_to_image, letterbox, on_grid
+from manypose.pose.joints import INDEX_2D, LIMBS
 from manypose.pose.records import Frame
 
 Files = dict[str, Path]
@@ -63,6 +64,38 @@ def test_three_looks_are_brought_together(small_files: Files, backend: str) -> N
     assert together.max() > 1e-3
     np.testing.assert_allclose(heat, np.minimum(1.25 * together, 1), rtol=1e-3, atol=1e-7)
     assert len(front_end(frames)) == 2
+
+
+def test_in_the_mirror_maps_are_those_of_the_picture(small_files: Files) -> None:
+    pytest.importorskip("onnxruntime")
+    network = backends.load_network("tiny", "onnx", "cpu", 1, "fp32", size=(96, 64))
+    boxed = np.random.default_rng(3).integers(0, 255, (2, 64, 96, 3), np.uint8)
+    maps = network.maps(boxed)
+    for name, m in maps.items():
+        back = unmirrored(name, unmirrored(name, m))
+        assert np.array_equal(back, m)
+        assert not np.allclose(unmirrored(name, m), m[..., ::-1])
+    joint, limb = INDEX_2D["l_wrist"], LIMBS.index((INDEX_2D["l_elbow"], INDEX_2D["l_wrist"]))
+    other = LIMBS.index((INDEX_2D["r_elbow"], INDEX_2D["r_wrist"]))
+    heat, pafs = (unmirrored(k, maps[k]) for k in ("heatmaps", "pafs"))
+    assert np.array_equal(heat[:, joint], maps["heatmaps"][:, INDEX_2D["r_wrist"], :, ::-1])
+    assert np.array_equal(pafs[:, 2 * limb], -maps["pafs"][:, 2 * other, :, ::-1])
+    assert np.array_equal(pafs[:, 2 * limb + 1], maps["pafs"][:, 2 * other + 1, :, ::-1])
+
+
+def test_photographs_and_their_mirrors_give_mirrored_maps(small_files: Files) -> None:
+    pytest.importorskip("onnxruntime")
+    front_end = load_front_end("tiny", "onnx", "cpu", 1, "fp32", careful=True, mirror=True)
+    plain = load_front_end("tiny", "onnx", "cpu", 1, "fp32", careful=True)
+    w, h = front_end.info.input_size
+    boxed = np.random.default_rng(3).integers(0, 255, (1, h // 16, w // 16, 3), np.uint8)
+    boxed = boxed.repeat(16, 1).repeat(16, 2)
+    there = front_end.network.maps(boxed)
+    back = front_end.network.maps(np.ascontiguousarray(boxed[:, :, ::-1]))
+    for name, m in there.items():
+        large = float(np.abs(m).max())
+        np.testing.assert_allclose(unmirrored(name, back[name]), m, atol=0.01 * large)
+        assert np.abs(plain.network.maps(boxed)[name] - m).max() > 0.1 * large
 
 
 def test_careful_names_what_it_does_not_go_with(small_files: Files, tmp_path: Path) -> None:

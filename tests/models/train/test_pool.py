@@ -10,7 +10,7 @@ from manypose.models.train import batches, distil, loop, mirror, pool, store
 from manypose.models.train.batches import Augmentation
 from manypose.models.train.figures import figures
 from manypose.models.train.recipe import Part, Recipe
-from manypose.pose.joints import INDEX_2D, LIMBS, MIRROR_2D
+from manypose.pose.joints import INDEX_2D, LIMBS, MIRROR_2D, MIRROR_LIMBS
 
 PLAIN = batches.PLAIN
 W, H = 96, 64
@@ -120,7 +120,7 @@ def test_mirrored_pictures_have_mirrored_labels(held):
         torch.testing.assert_close(
             other.heatmaps[row], plain.heatmaps[row][list(MIRROR_2D)].flip(-1), atol=1e-5, rtol=0
         )
-        fields = plain.pafs[row].reshape(-1, 2, H // 8, W // 8)[list(mirror.MIRROR_LIMBS)].flip(-1)
+        fields = plain.pafs[row].reshape(-1, 2, H // 8, W // 8)[list(MIRROR_LIMBS)].flip(-1)
         fields = fields * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1)
         far = (other.pafs[row].reshape(fields.shape) - fields).abs().amax((1, 2, 3))
         # a limb along a border of cells may take the cells of the other side

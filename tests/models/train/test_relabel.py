@@ -11,6 +11,7 @@ from manypose.models.train.distil import Hints
 from manypose.models.train.figures import figures
 from manypose.models.train.relabel import RelabelConfig
 from manypose.pose.grouping import GroupingConfig, group
+from manypose.pose.joints import MIRROR_2D
 from manypose.pose.records import Person2D
 
 PHOTOS = figures(4, 240, 160)
@@ -41,7 +42,7 @@ class _Seer(StageOne):
             item = self.item
             boxed, _ = letterbox(item.picture, h, w)
             if np.abs(x[n].permute(1, 2, 0).numpy() * 255 - boxed).max() > 1:
-                joints = item.joints_px[:, list(relabel.MIRROR_2D)].copy()
+                joints = item.joints_px[:, list(MIRROR_2D)].copy()
                 joints[..., 0] = item.picture.shape[1] - 1 - joints[..., 0]
                 item = replace(item, joints_px=joints)
             outs.append(scores.of_labels(w, h)([item])[0])
