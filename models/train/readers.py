@@ -100,8 +100,7 @@ def _from_record(
         if known[head_top] and person.get("extra", {}).get("head_top"):
             joints[n, head_top] = person["extra"]["head_top"]
     joints = with_middles(joints)
-    for name, part in (("neck", "l_shoulder"), ("pelvis", "l_hip")):
-        known[INDEX_2D[name]] = known[INDEX_2D[part]]
+    _know_middles(known)
     box = np.array([p["bbox"] for p in people], np.float32).reshape(-1, 4)
     name = str(record["source"])
     weight = next((w for key, w in _WEIGHTS.items() if name.startswith(key)), 1.0)
@@ -118,6 +117,11 @@ def _from_record(
     return photo(data, str(record["id"]), name, joints, **fields)
 
 
+def _know_middles(known: Array) -> None:
+    for name, part in (("neck", "l_shoulder"), ("pelvis", "l_hip")):
+        known[INDEX_2D[name]] = known[INDEX_2D[part]]
+
+
 def surroundings(box_px: Array) -> Array:
     """Return the box x y w h round all boxes, a quarter of its longer side wider on every side."""
     low, high = box_px[:, :2].min(0), (box_px[:, :2] + box_px[:, 2:]).max(0)
@@ -129,9 +133,14 @@ def coco(path: Path, options: Options) -> Iterator[Photo]:
     """Yield photos of a COCO key point file; `images` is the folder with the pictures.
 
     Layout: as published (images, annotations with keypoints, bbox, area, iscrowd). People without
-    key points and crowds become boxes in which nothing is known. Options: images (default: the
-    folder of the same name as the split beside `annotations/`).
+    key points and crowds become boxes in which nothing is known, and nothing is known of joints
+    that nobody in the file has. Options: images (default: the folder of the same name as the split
+    beside `annotations/`), people (all; some: others may be there, without labels, so that only the
+    surroundings of the labelled are known).
     """
+    complete = options.get("people", "all")
+    if complete not in ("all", "some"):
+        raise UsageError(f"people={complete}: write people=all or people=some")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         by_image: dict[int, list[dict[str, Any]]] = {int(i["id"]): [] for i in document["images"]}
@@ -143,6 +152,8 @@ def coco(path: Path, options: Options) -> Iterator[Photo]:
     folder = Path(options["images"]) if "images" in options else _image_folder(path)
     known = np.ones(_K, bool)
     known[INDEX_2D["head_top"]] = False
+    known[: len(COCO_NAMES)] = _labelled_at_all(document["annotations"])
+    _know_middles(known)
     for entry in images:
         labelled, ignored = [], []
         for a in by_image[int(entry["id"])]:
@@ -156,11 +167,21 @@ def coco(path: Path, options: Options) -> Iterator[Photo]:
             joints[n, : len(COCO_NAMES)] = points
         box = np.array([b for _, b, _ in labelled], np.float32).reshape(-1, 4)
         area = [a or 0.526 * b[2] * b[3] for (_, _, a), b in zip(labelled, box)]
+        reach = {"reach_px": surroundings(box)} if complete == "some" and len(box) else {}
         yield photo(
             _bytes(folder / entry["file_name"]), str(entry["id"]), "coco", with_middles(joints),
             box_px=box, area_px=np.array(area, np.float32), known=known,
-            ignore_px=np.array(ignored, np.float32).reshape(-1, 4),
+            ignore_px=np.array(ignored, np.float32).reshape(-1, 4), **reach,
         )  # fmt: skip
+
+
+def _labelled_at_all(annotations: list[dict[str, Any]]) -> NDArray[np.bool_]:
+    found = np.zeros(len(COCO_NAMES), bool)
+    for a in annotations:
+        flags = np.array(a.get("keypoints", ()), np.float32)[2::3]
+        if flags.size == found.size:
+            found |= flags > 0
+    return found if found.any() else ~found
 
 
 def _image_folder(path: Path) -> Path:

@@ -42,6 +42,14 @@ def test_coco_files_are_read_as_published(tmp_path):
     assert len(first.ignore_px) == 2
     assert not first.known[INDEX_2D["head_top"]]
     assert len(second.joints_px) == 0
+    # joints that nobody in the file has are not labelled there at all
+    there = [INDEX_2D[n] for n in ("l_shoulder", "r_shoulder", "l_wrist", "neck")]
+    assert sorted(np.flatnonzero(first.known)) == sorted(there)
+    assert first.reach_px[2] > 1e5
+    near = next(readers.open_source(f"coco:{file},people=some"))
+    np.testing.assert_array_equal(near.reach_px, (-5, -5, 50, 60))
+    with pytest.raises(UsageError, match="people=all"):
+        next(readers.open_source(f"coco:{file},people=few"))
     (only,) = readers.open_source(f"coco:{file},images={tmp_path / 'val2017'},skip=1,limit=1")
     assert only.key == "2"
 
