@@ -208,6 +208,7 @@ def set_value(config: Config, key: str, value: Any, where: str) -> Config:
     section_name, name = key.split(".")
     section = getattr(config, section_name)
     choices = _ONE_OF.get(key, ())
+    # settings that are switches to most people
     if "always" in choices and str(value).lower() in ("true", "false"):
         value = "always" if str(value).lower() == "true" else "never"
     value = _as_kind(value, getattr(section, name), key, where)

@@ -109,12 +109,14 @@ def for_live(config: Config) -> Config:
     """Return the settings for pictures that somebody waits for.
 
     A second look at people far away doubles the lag of such pictures; then it is for those who ask
-    for it, and so is a look at each person where there are many.
+    for it, and so is a look at each person where there are many; so are the looks that photographs
+    have.
     """
     model = config.model
     long_shots = "always" if model.long_shots == "always" else "never"
     portraits = {"auto": "few", "careful": "never"}.get(model.portraits, model.portraits)
-    model = dataclasses.replace(model, long_shots=long_shots, portraits=portraits)
+    careful = "always" if model.careful == "always" else "never"
+    model = dataclasses.replace(model, long_shots=long_shots, portraits=portraits, careful=careful)
     return dataclasses.replace(config, model=model)
 
 

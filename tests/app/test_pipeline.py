@@ -50,8 +50,14 @@ def test_photographs_are_looked_at_in_three_sizes_unless_something_else_is_asked
     words: dict[str, str], still: bool, wanted: tuple[int, int]
 ) -> None:
     options = [(f"model.{key}", value) for key, value in words.items()]
-    engine = load_engine(load_config([("model.threads", "1"), *options]), still=still)
+    config = load_config([("model.threads", "1"), *options])
+    engine = load_engine(config, still=still)
     assert tuple(engine.info["input_size"]) == wanted
+    # what somebody waits for is not looked at so unless asked for
+    live = load_engine(for_live(config), still=still).info["input_size"]
+    assert tuple(live) == (
+        (384, 240) if "careful" not in words and "input" not in words else wanted
+    )
 
 
 def test_networks_of_ones_own_look_at_photographs_once(tmp_path: Path) -> None:
