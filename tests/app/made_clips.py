@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 
@@ -88,3 +89,12 @@ def spoil(path: Path, count: int = 2000) -> Path:
 def clip(name: str = "clip.mp4", frames: int = 12, **options: object) -> Path:
     """Write the clip that the drawn engine knows, in the current folder."""
     return write_clip(Path(name), frames, size=(480, 288), **options)  # type: ignore[arg-type]
+
+
+def album(folder: Path) -> dict[str, tuple[int, int]]:
+    """Make a folder of two photographs; returns the size (width, height) of each."""
+    sizes = {"b.png": (480, 288), "a.jpg": (288, 480)}
+    folder.mkdir()
+    for name, size in sizes.items():
+        cv2.imwrite(str(folder / name), picture(0, *size))
+    return sizes

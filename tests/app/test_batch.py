@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 from drawn_engine import drawn_engine
+from made_clips import album, picture, spoil, write_clip
 from made_clips import cut as cut_off
-from made_clips import picture, spoil, write_clip
 
 from manypose.app import run as run_module
 from manypose.app import shards
@@ -140,9 +140,7 @@ def test_a_batch_of_one_worker_equals_the_plain_run(
 
 @pytest.mark.parametrize("first", ["album", "a.mp4"])
 def test_photographs_among_videos_are_found_as_without_a_batch(work: Path, first: str) -> None:
-    Path("in/album").mkdir()
-    for name, size in {"b.png": (480, 288), "a.jpg": (288, 480)}.items():
-        cv2.imwrite(f"in/album/{name}", picture(0, *size))
+    album(Path("in/album"))
     inputs = sorted(("in/album", "in/a.mp4"), key=lambda name: first not in name)
     assert main(["run", *inputs, "-o", "plain"]) == 0
     assert main(["run", *inputs, "-o", "batch", "--batch", "--workers", "1"]) == 0
