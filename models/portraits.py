@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 NAME = "portrait"
 _MIRRORED = [*MIRROR_2D, *(len(MIRROR_2D) + k for k in MIRROR_2D)]
 _LOOKS = 2  # at most, where the first showed that somebody reaches farther than was known
-_TOGETHER = 8
+_TOGETHER = 4
 Answer = Callable[[UInt8], dict[str, Array]]
 
 

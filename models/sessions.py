@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from manypose.errors import DeviceError, ManyposeError, UsageError, WeightsError
 from manypose.models import onnx_file, ort_gpu
 from manypose.models.machine import cache_folder, cores, writable
 from manypose.models.onnx_file import Tensor
+from manypose.models.openvino_requests import Requests, name
 
 Array = NDArray[Any]
 PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch onnx", "nncf": "nncf"}
@@ -38,8 +38,8 @@ class Wish:
 
     threads 0: all cores; batch: pictures in work at once; size: width and height of the input, for
     files that leave them free (ONNX: dimensions named so) and OpenVINO's. outputs: names of those
-    that are wanted, () for all; OpenVINO then leaves out what only the others need. together: how
-    many pictures OpenVINO may take in one request, of files that leave their number free.
+    that are wanted, () for all; OpenVINO then leaves out what only the others need. together: so
+    many pictures go to OpenVINO in one request where they are there, else each in one of its own.
     """
 
     device: str = "cpu"
@@ -262,65 +262,36 @@ def _openvino(path: Path, wish: Wish) -> Session:
         if wish.size is not None:
             model.reshape([1, wish.size[1], wish.size[0], 3])
         tensors = tuple(_ov_tensor(i) for i in model.inputs)
-        if len(tensors) == 1 and tensors[0].shape and tensors[0].shape[0] is None:
-            count = ov.Dimension(1, wish.together) if wish.together > 1 else 1
-            model.reshape([count, *(-1 if s is None else s for s in tensors[0].shape[1:])])
         if wish.outputs:
             ends = [r for r in model.get_results() if r.input_value(0).names & {*wish.outputs}]
             model = ov.Model(ends or model.get_results(), model.get_parameters())
-        compiled = core.compile_model(model, device, settings)
+        shape = tensors[0].shape if len(tensors) == 1 else ()
+        free = bool(shape) and (shape[0] is None or wish.together > 1)
+
+        def compiled(count: int) -> Any:
+            if not free:
+                return core.compile_model(model, device, settings)
+            sized = model.clone()
+            sized.reshape([count, *(-1 if s is None else s for s in shape[1:])])
+            return core.compile_model(sized, device, settings)
+
+        least = (shape[0] if shape and not free else None) or 1
+        requests = Requests(compiled, least, wish.together if free else least, streams)
     except (RuntimeError, UnicodeDecodeError) as e:  # its own words about a file need not be text
         raise _refused(path, "OpenVINO", e) from e
     if len(tensors) != 1:
         raise WeightsError(f"{path}: {len(tensors)} inputs, wanted one; export it anew")
-    names = [_ov_name(o, i) for i, o in enumerate(compiled.outputs)]
-    fixed = tensors[0].shape[0] if tensors[0].shape else None
-    per_call = fixed or 1
-    spare: deque[Any] = deque()  # requests nobody uses; a deque may be shared by threads
-
-    def started(part: Array) -> Any:
-        try:
-            request = spare.pop()
-        except IndexError:
-            request = compiled.create_infer_request()
-        request.start_async({0: part}, share_inputs=True)
-        return request
-
-    def answer(request: Any) -> dict[str, Array]:
-        request.wait()
-        maps = {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(names)}
-        spare.append(request)
-        return maps
-
-    def run(x: Array) -> dict[str, Array]:
-        x = np.ascontiguousarray(x)  # alive until its answers are there: it is not copied
-        waiting: deque[Any] = deque()
-        done = []
-        step = fixed or max(1, min(wish.together, -(-len(x) // streams)))
-        for i in range(0, len(x), step):
-            if len(waiting) == streams:
-                done.append(answer(waiting.popleft()))
-            waiting.append(started(x[i : i + step]))
-        done += [answer(request) for request in waiting]
-        if len(done) == 1:
-            return done[0]
-        return {n: np.concatenate([d[n] for d in done]) for n in names}
-
     return Session(
-        _guarded(_fixed_batch(run, tensors[0]) if per_call > 1 else run, path, "OpenVINO"),
-        tensors, tuple(names), wish.device,
+        _guarded(_fixed_batch(requests, tensors[0]) if least > 1 else requests, path, "OpenVINO"),
+        tensors, requests.outputs, wish.device,
         wish.precision, f"OpenVINO {ov.__version__.split('-')[0]}", streams > 1,
     )  # fmt: skip
-
-
-def _ov_name(port: Any, at: int) -> str:
-    return str(next(iter(sorted(port.get_names())), f"output{at}"))
 
 
 def _ov_tensor(port: Any) -> Tensor:
     kind = {"f32": 1, "u8": 2, "f16": 10}.get(port.get_element_type().get_type_name(), 0)
     shape = tuple(d.get_length() if d.is_static else None for d in port.get_partial_shape())
-    return Tensor(_ov_name(port, 0), kind, shape)
+    return Tensor(name(port, 0), kind, shape)
 
 
 def _torch(path: Path, wish: Wish) -> Session:

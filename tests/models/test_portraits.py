@@ -11,6 +11,8 @@ from manypose.app.config import load_config
 from manypose.app.sources import open_source
 from manypose.models.front_end import load_front_end
 from manypose.models.portraits import load_portraits
+from manypose.models.sessions import Wish, open_session
+from manypose.pose import portraits
 
 ROOT = Path(__file__).parents[2]
 TRUTH = np.load(ROOT / "tests" / "golden" / "sample_truth.npz")
@@ -36,14 +38,14 @@ def readings(people, joints_px):
 def seen():
     """Return true joints, which are in sight, and both readings (T, P, K, 2) of the sample clip."""
     front_end = load_front_end("light", "openvino", "cpu", 1, "int8", long_shots=True)
-    portraits = load_portraits("openvino", "cpu", 1, "int8")
+    network = load_portraits("openvino", "cpu", 1, "int8")
     true, first, second = TRUTH["joints_px"][::EVERY], [], []
     with open_source(str(ROOT / "app" / "sample.mp4"), load_config()) as clip:
         for frame in clip:
             if frame.index % EVERY:
                 continue
             people = front_end([frame])[0].people
-            again = portraits(frame.picture, people, *frame.shape[::-1])
+            again = network(frame.picture, people, *frame.shape[::-1])
             joints = TRUTH["joints_px"][frame.index]
             first.append(readings(people, joints))
             second.append(readings(again, joints))
@@ -80,3 +82,15 @@ def test_people_who_cross_are_not_mixed_more_than_in_the_first_reading(seen):
         shares.append(mixed.sum() / np.isfinite(own).sum())
     sys.stdout.write(f"\nof somebody else: {shares[0]:.1%}, with portraits {shares[1]:.1%}\n")
     assert shares[1] < shares[0] < 0.05
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_four_portraits_in_one_request_are_read_as_one_by_one(lanes):
+    file = ROOT / "weights" / "portrait_int8.xml"
+    rng = np.random.default_rng(4)
+    shown = rng.integers(0, 255, (9, portraits.SHEET_HEIGHT, portraits.WIDTH, 3), np.uint8)
+    alone = open_session(file, "openvino", Wish("cpu", lanes))
+    four = open_session(file, "openvino", Wish("cpu", lanes, batch=lanes, together=4))
+    for name, answers in four.run(shown).items():
+        wanted = np.concatenate([alone.run(shown[i : i + 1])[name] for i in range(len(shown))])
+        np.testing.assert_allclose(answers, wanted, atol=1e-3, err_msg=name)
