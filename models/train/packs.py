@@ -42,11 +42,12 @@ class Photo:
     """One picture with what is known about the people in it.
 
     picture: BGR (H, W, 3) uint8, or the bytes of an image file; joints_px (P, K, 3): x, y and 0 not
-    labelled, 1 labelled but hidden, 2 seen; box_px (P, 4) x y w h; area_px (P,) of the person, as
-    COCO counts it; joints_m (P, J, 3) metres from the pelvis, axes of a camera that looks straight
-    at the person, NaN = not known; weight_3d (P, J) trust in them; ignore_px (I, 4): boxes in which
-    nothing is known; known (K,): joints that this source labels at all; reach_px (4,): outside of
-    this box nothing is known; weight: how often to draw the picture.
+    labelled, 1 labelled but hidden, 2 seen, -1 not labelled and perhaps there all the same; box_px
+    (P, 4) x y w h; area_px (P,) of the person, as COCO counts it; joints_m (P, J, 3) metres from
+    the pelvis, axes of a camera that looks straight at the person, NaN = not known; weight_3d
+    (P, J) trust in them; ignore_px (I, 4): boxes in which nothing is known; known (K,): joints that
+    this source labels at all; reach_px (4,): outside of this box nothing is known; weight: how
+    often to draw the picture.
     """
 
     picture: Array | bytes
@@ -99,7 +100,8 @@ def photo(
 def with_middles(joints_px: Array) -> Array:
     """Return joints (..., K, 3) with neck and pelvis put half-way between shoulders and hips.
 
-    One construction for every source of labels; where one of the two is missing, so is the middle.
+    One construction for every source of labels; where one of the two is missing, so is the middle,
+    where one is unknown, it is.
     """
     out = joints_px.copy()
     for name, left, right in _CONSTRUCTED:
@@ -107,6 +109,7 @@ def with_middles(joints_px: Array) -> Array:
         middle = (a + b) / 2
         middle[..., 2] = np.minimum(a[..., 2], b[..., 2])
         out[..., INDEX_2D[name], :] = np.where(middle[..., 2:] > 0, middle, 0)
+        out[..., INDEX_2D[name], 2] = middle[..., 2]
     return out
 
 

@@ -99,6 +99,8 @@ def _from_record(
         joints[n, order] = np.array(person["keypoints"], np.float32).reshape(-1, 3)
         if known[head_top] and person.get("extra", {}).get("head_top"):
             joints[n, head_top] = person["extra"]["head_top"]
+    if record.get("labels") == "teacher":
+        joints[:, known] = _unsure(joints[:, known])
     joints = with_middles(joints)
     _know_middles(known)
     box = np.array([p["bbox"] for p in people], np.float32).reshape(-1, 4)
@@ -115,6 +117,13 @@ def _from_record(
     if record.get("unlabelled_people") == "possible" and len(people):
         fields["reach_px"] = surroundings(box)
     return photo(data, str(record["id"]), name, joints, **fields)
+
+
+def _unsure(joints: Array) -> Array:
+    """Return joints (..., 3), those without a label as unknown: a network was not sure of them."""
+    out = joints.copy()
+    out[..., 2] = np.where(joints[..., 2] > 0, joints[..., 2], -1)
+    return out
 
 
 def _know_middles(known: Array) -> None:
@@ -136,11 +145,13 @@ def coco(path: Path, options: Options) -> Iterator[Photo]:
     key points and crowds become boxes in which nothing is known, and nothing is known of joints
     that nobody in the file has. Options: images (default: the folder of the same name as the split
     beside `annotations/`), people (all; some: others may be there, without labels, so that only the
-    surroundings of the labelled are known).
+    surroundings of the labelled are known), joints (all; some: those without a label may be there,
+    as where a network labelled the ones that it was sure of).
     """
-    complete = options.get("people", "all")
-    if complete not in ("all", "some"):
-        raise UsageError(f"people={complete}: write people=all or people=some")
+    for name in ("people", "joints"):
+        if options.get(name, "all") not in ("all", "some"):
+            raise UsageError(f"{name}={options[name]}: write {name}=all or {name}=some")
+    complete, sparse = (options.get(name, "all") for name in ("people", "joints"))
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         by_image: dict[int, list[dict[str, Any]]] = {int(i["id"]): [] for i in document["images"]}
@@ -164,7 +175,7 @@ def coco(path: Path, options: Options) -> Iterator[Photo]:
                 labelled.append((points.reshape(-1, 3), a["bbox"], a.get("area")))
         joints = np.zeros((len(labelled), _K, 3), np.float32)
         for n, (points, _, _) in enumerate(labelled):
-            joints[n, : len(COCO_NAMES)] = points
+            joints[n, : len(COCO_NAMES)] = _unsure(points) if sparse == "some" else points
         box = np.array([b for _, b, _ in labelled], np.float32).reshape(-1, 4)
         area = [a or 0.526 * b[2] * b[3] for (_, _, a), b in zip(labelled, box)]
         reach = {"reach_px": surroundings(box)} if complete == "some" and len(box) else {}

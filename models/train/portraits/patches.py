@@ -83,8 +83,9 @@ def cut(
             people = [moved(photo.joints_px[n], affine), moved(nearest(photo, n), affine)]
             told = first.readings(found, own[n], affine, box[:2] + box[2:] / 2)
             yield _row(
-                image, affine, people, told, photo.known, photo.joints_m[n], photo.weight_3d[n]
-            )
+                image, affine, people, told, photo.known & (photo.joints_px[n, :, 2] >= 0),
+                photo.joints_m[n], photo.weight_3d[n],
+            )  # fmt: skip
         for n in first.of_nobody(photo, found):
             corners = boxes([found[n]])[0]
             affine = _affine(corners)

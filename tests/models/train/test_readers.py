@@ -7,6 +7,7 @@ import pytest
 
 from manypose.errors import SourceError, UsageError
 from manypose.models.train import packs, readers
+from manypose.models.train.portraits import patches
 from manypose.models.weights import SHIPPED
 from manypose.pose.joints import INDEX, INDEX_2D, JOINTS, ROOT
 
@@ -48,19 +49,22 @@ def test_coco_files_are_read_as_published(tmp_path):
     assert first.reach_px[2] > 1e5
     near = next(readers.open_source(f"coco:{file},people=some"))
     np.testing.assert_array_equal(near.reach_px, (-5, -5, 50, 60))
+    sparse = next(readers.open_source(f"coco:{file},joints=some"))
+    assert sparse.joints_px[0, INDEX_2D["r_wrist"], 2] == -1
+    np.testing.assert_array_equal(sparse.joints_px[0, 5], first.joints_px[0, 5])
     with pytest.raises(UsageError, match="people=all"):
         next(readers.open_source(f"coco:{file},people=few"))
     (only,) = readers.open_source(f"coco:{file},images={tmp_path / 'val2017'},skip=1,limit=1")
     assert only.key == "2"
 
 
-def _photo_pack(folder):
+def _photo_pack(folder, labels="hand"):
     data = _jpeg(folder / "x.jpg")
     (folder / "images_train_00.bin").write_bytes(b"??" + data)
     points = np.zeros((17, 3))
     points[5:13] = np.stack([np.arange(8) * 5 + 10, np.full(8, 20), np.full(8, 2)], 1)
     record = {
-        "id": 7, "source": "lspet", "shard": "images_train_00.bin", "offset": 2,
+        "id": 7, "source": "lspet", "labels": labels, "shard": "images_train_00.bin", "offset": 2,
         "length": len(data), "unlabelled_people": "possible", "ignore": [{"bbox": [0, 0, 9, 9]}],
         "persons": [{"keypoints": points.ravel().tolist(), "bbox": [8, 8, 40, 30], "area": 500.0,
                      "extra": {"head_top": [20, 5, 2]}}],
@@ -89,6 +93,18 @@ def test_photo_packs_are_read_with_masks_for_what_a_source_does_not_label(tmp_pa
     # only the surroundings of the labelled person are known
     np.testing.assert_array_equal(found.reach_px, (-2, -2, 60, 50))
     assert packs.decoded(found).picture.shape == (48, 64, 3)
+
+
+def test_joints_that_a_network_was_not_sure_of_are_unknown(tmp_path):
+    _photo_pack(tmp_path, labels="teacher")
+    (found,) = readers.open_source(f"photos:{tmp_path}")
+    names = ("l_ankle", "r_knee", "l_shoulder", "neck", "nose")  # noses are not labelled at all
+    flags = found.joints_px[0, [INDEX_2D[n] for n in names], 2]
+    np.testing.assert_array_equal(flags, (-1, -1, 2, 2, 0))
+    rows = list(patches.cut([found], np.random.default_rng(0)))
+    known = rows[0]["known"][[INDEX_2D[n] for n in names]]
+    np.testing.assert_array_equal(known, (False, False, True, True, False))
+    assert (rows[0]["joints_px"][:, 2] >= 0).all()
 
 
 def test_teacher_labels_mend_sides_add_faces_people_and_3d(tmp_path):
