@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 NAME = "portrait"
 _MIRRORED = [*MIRROR_2D, *(len(MIRROR_2D) + k for k in MIRROR_2D)]
-_LOOKS = 2  # at most, where the first showed that somebody reaches farther than was known
+_LOOKS = 2  # at most, where the first showed that somebody's box is another
 _TOGETHER = 4
 Answer = Callable[[UInt8], dict[str, Array]]
 
@@ -32,14 +32,16 @@ class Portraits:
     answer: the network, sheets (N, 240, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
     3 J). bones: whether these are passed on. most: people who are looked at, the largest;
     from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
-    title: which file runs where.
+    looks: at most, at those whose first showed that their box is another. title: which file runs
+    where.
     """
 
     def __init__(
         self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = "",
-        crowds: bool = True,
+        crowds: bool = True, looks: int = 1,
     ) -> None:  # fmt: skip
         self.title = title
+        self._looks = looks
         self._answer = answer
         self._bones = bones
         self._most = most
@@ -62,7 +64,7 @@ class Portraits:
         found: list[Person2D | None] = list(known)
         for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
             found[n] = person
-        for _ in range(_LOOKS - 1):
+        for _ in range(self._looks - 1):
             there = np.array([n for n in rows if found[n] is not None], np.intp)
             if not len(there):
                 break
@@ -144,13 +146,14 @@ def portrait(picture: UInt8 | Picture, part: Part) -> UInt8:
 
 def load_portraits(
     backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "auto",
-    batch: int = 1, bones: bool = True, mirror: bool = False, most: int = EVERYBODY,
+    batch: int = 1, bones: bool = True, thorough: bool = False, most: int = EVERYBODY,
     crowds: bool = True,
 ) -> Portraits:  # fmt: skip
     """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
 
-    mirror: everybody is looked at in the mirror as well, in twice the time; most, crowds: as
-    `Portraits`.
+    thorough: everybody is looked at in the mirror as well, and once more whose box turned out to be
+    another, in two to four times the time; in videos the second look is worth nothing. most,
+    crowds: as `Portraits`.
 
     Raises:
         WeightsError: its files are missing or damaged.
@@ -169,5 +172,5 @@ def load_portraits(
     row, _, session, chosen = choice.placed(some, backend, wish, digest)
     title = f"{row.path.name} {digest[row.path][:12]} ({session.precision}) by {session.engine}"
     log.info("portraits: %s; %s", title, chosen)
-    answer = mirrored(session.run) if mirror else session.run
-    return Portraits(answer, bones, most, title, crowds)
+    answer = mirrored(session.run) if thorough else session.run
+    return Portraits(answer, bones, most, title, crowds, _LOOKS if thorough else 1)
