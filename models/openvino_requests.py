@@ -16,8 +16,8 @@ class Requests:
     """A network compiled for each number of pictures that one request takes.
 
     A number left open would cost a fifth to a quarter of the time. compiled: returns the network
-    for so many pictures; least, most: how many a request takes, `most` where so many are there for
-    each of `streams` requests in work at once; that network is compiled when first wanted.
+    for so many pictures; least, most: how many a request takes, `most` where so many are there;
+    that network is compiled when first wanted. streams: requests of one call in work at once.
     outputs: their names. May be called by several threads.
     """
 
@@ -35,7 +35,7 @@ class Requests:
         done = []
         begin = 0
         while begin < len(x):
-            many = len(x) - begin >= self._most * self._streams
+            many = len(x) - begin >= self._most
             end = begin + (self._most if many else self._least)
             if len(waiting) == self._streams:
                 done.append(self._answer(*waiting.popleft()))
