@@ -30,18 +30,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from manypose.app import far_picture
 from manypose.app.config import Config
+from manypose.app.far_picture import FarPicture, Wanted
 from manypose.app.pipeline import Engine
 from manypose.calib.camera import Camera
 from manypose.models import choice
 from manypose.models.machine import cores
-from manypose.models.preprocess import fitted, scale
+from manypose.models.preprocess import fitted, scale, scale_parts
 from manypose.pose import portraits
 from manypose.pose.detector import Detector
 from manypose.pose.lifting import packed_bones, unpacked_bones
-from manypose.pose.records import Box, Detections, Frame, Person2D, Person3D, UInt8
+from manypose.pose.records import Detections, Frame, Person2D, Person3D
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,6 @@ class _Asked:
     time_s: float
     index: int
     camera: Camera | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Wanted:
-    """A part of the frame at hand that the other process asks for, scaled to this size."""
-
-    part: Box
-    size: tuple[int, int]  # width and height
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +104,7 @@ class Finder:
         if self._process is not None or self._over:
             return
         width, height = self._input_size
-        size = 2 * max(width * height, portraits.WIDTH * portraits.HEIGHT) * 3  # whole, and a part
+        size = 2 * max(width * height, portraits.WIDTH * portraits.HEIGHT) * 3  # whole, and parts
         theirs: list[tuple[int, int]] = []
         with contextlib.ExitStack() as given:
             for _ in range(self._count):
@@ -177,14 +170,15 @@ class Finder:
         width, height = self._input_size
         h, w = frame.shape
         nw, nh = fitted(w, h, width, height)
-        scale(frame.picture, _view(place.memory, nw, nh))
+        scale(frame.picture, far_picture.whole(place.memory, nw, nh))
         resize_ms = 1e3 * (time.perf_counter() - started)
         camera = None if frame.camera is place.camera else frame.camera
         place.line.send(_Asked((h, w, 3), (nw, nh), frame.time_s, frame.index, camera))
         place.camera = frame.camera
         answer = self._received(place)
-        while isinstance(answer, _Wanted):
-            scale(frame.picture, _view(place.memory, *answer.size, second=True), answer.part)
+        while isinstance(answer, Wanted):
+            outs = far_picture.parts(place.memory, answer.sizes)
+            scale_parts(frame.picture, outs, answer.parts)
             place.line.send(None)
             answer = self._received(place)
         people, stage_ms, self.cpu_s, self.peak_mb = answer
@@ -238,38 +232,6 @@ class Finder:
             self._process = None
 
 
-def _view(memory: mmap.mmap, width: int, height: int, second: bool = False) -> UInt8:
-    count, start = width * height * 3, len(memory) // 2 if second else 0
-    return np.frombuffer(memory, np.uint8, count, start).reshape(height, width, 3)
-
-
-class _Small:
-    """A `records.Picture` of which only the size is known, and what the network wants of it.
-
-    It has come over; parts, which are seldom wanted, are asked for.
-    """
-
-    def __init__(self, asked: _Asked, line: Connection, memory: mmap.mmap) -> None:
-        self.shape = asked.shape
-        self._small = _view(memory, *asked.size)
-        self._line, self._memory = line, memory
-
-    def whole(self) -> UInt8:
-        raise ValueError("the picture is in another process")
-
-    def resized(self, out: UInt8, part: Box | None = None) -> None:
-        if part is None:
-            out[:] = self._small
-            return
-        size = (out.shape[1], out.shape[0])
-        self._line.send(_Wanted(part, size))
-        self._line.recv()
-        out[:] = _view(self._memory, *size, second=True)
-
-    def pixels(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> UInt8:
-        raise ValueError("the picture is in another process")
-
-
 def peak_mb() -> float | None:
     """Return the most memory this process has taken, None where the system does not say."""
     with contextlib.suppress(OSError):  # not ru_maxrss, which begins at the parent's
@@ -319,7 +281,7 @@ def _look(detector: Detector, line: Connection, memory: mmap.mmap) -> None:
             asked: _Asked = line.recv()
             camera = asked.camera or camera
             assert camera is not None
-            picture = _Small(asked, line, memory)
+            picture = FarPicture(asked.shape, asked.size, line, memory)
             try:
                 found = detector([Frame(picture, asked.time_s, asked.index, camera)])[0]
                 answer: tuple[Any, Any] = _packed(found.people), dict(found.stage_ms)

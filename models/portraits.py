@@ -10,7 +10,7 @@ import numpy as np
 
 from manypose.errors import WeightsError
 from manypose.models import choice, weights
-from manypose.models.preprocess import BORDER, scale
+from manypose.models.preprocess import BORDER, scale_parts
 from manypose.models.sessions import Array, Wish
 from manypose.pose import portraits
 from manypose.pose.joints import MIRROR, MIRROR_2D
@@ -101,8 +101,7 @@ class Portraits:
             return found
         inside = [part for part in parts if part is not None]
         clues = portraits.clues(inside, known, [whose[n] for n in rows])
-        shown = np.stack([portrait(picture, part) for part in inside])
-        told = self._answer(portraits.sheets(shown, clues))
+        told = self._answer(portraits.sheets(shown(picture, inside), clues))
         joints, sure = portraits.read(told["heatmaps"], inside)
         bones = told.get("bones") if self._bones else None
         for i, n in enumerate(rows):
@@ -131,16 +130,14 @@ def mirrored(answer: Answer) -> Answer:
     return both
 
 
-def portrait(picture: UInt8 | Picture, part: Part) -> UInt8:
-    """Return the portrait (128, 96, 3) of a part of a picture."""
-    out = np.full((HEIGHT, WIDTH, 3), BORDER, np.uint8)
-    x0, y0, x1, y1 = part.place
-    if not isinstance(picture, np.ndarray):
-        some = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
-        scale(picture, some, part.part)
-        out[y0:y1, x0:x1] = some
-    else:
-        scale(picture, out[y0:y1, x0:x1], part.part)
+def shown(picture: UInt8 | Picture, parts: Sequence[Part]) -> UInt8:
+    """Return the portraits (N, 128, 96, 3) of parts of a picture."""
+    out = np.full((len(parts), HEIGHT, WIDTH, 3), BORDER, np.uint8)
+    places = [p.place for p in parts]
+    some = [np.empty((y1 - y0, x1 - x0, 3), np.uint8) for x0, y0, x1, y1 in places]
+    scale_parts(picture, some, [p.part for p in parts])
+    for whole, piece, (x0, y0, x1, y1) in zip(out, some, places):
+        whole[y0:y1, x0:x1] = piece
     return out
 
 

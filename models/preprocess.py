@@ -6,6 +6,8 @@ into the final array; normalising and reordering are the network's business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -62,6 +64,16 @@ def scale(image: UInt8 | Picture, out: UInt8, part: Box | None = None) -> None:
     if part is not None:
         image = image[part[1] : part[3], part[0] : part[2]]
     cv2.resize(image, (out.shape[1], out.shape[0]), dst=out)
+
+
+def scale_parts(image: UInt8 | Picture, outs: Sequence[UInt8], parts: Sequence[Box]) -> None:
+    """Write parts of the picture, each scaled to the size of its own `out`, to `outs`."""
+    together = getattr(image, "resized_parts", None)  # of a picture that is far away
+    if together is not None:
+        together(outs, parts)
+        return
+    for out, part in zip(outs, parts):
+        scale(image, out, part)
 
 
 def grid_to_image(
