@@ -14,14 +14,22 @@ from manypose.models.preprocess import BORDER, scale_parts
 from manypose.models.sessions import Array, Wish
 from manypose.pose import portraits
 from manypose.pose.joints import MIRROR, MIRROR_2D
-from manypose.pose.portraits import EVERYBODY, HEIGHT, SHEET_HEIGHT, WIDTH, Part
+from manypose.pose.portraits import (
+    EVERYBODY,
+    HEIGHT,
+    MOVED,
+    MOVED_SLIGHTLY,
+    SHEET_HEIGHT,
+    WIDTH,
+    Part,
+)
 from manypose.pose.records import Float, Person2D, Picture, UInt8
 
 log = logging.getLogger(__name__)
 
 NAME = "portrait"
 _MIRRORED = [*MIRROR_2D, *(len(MIRROR_2D) + k for k in MIRROR_2D)]
-_LOOKS = 2  # at most, where the first showed that somebody's box is another
+_LOOKS = 2  # at most
 _TOGETHER = 4
 Answer = Callable[[UInt8], dict[str, Array]]
 
@@ -32,16 +40,16 @@ class Portraits:
     answer: the network, sheets (N, 240, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
     3 J). bones: whether these are passed on. most: people who are looked at, the largest;
     from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
-    looks: at most, at those whose first showed that their box is another. title: which file runs
-    where.
+    again: whose portrait shows a box that overlaps the one known by less is looked at once more,
+    told what was read. title: which file runs where.
     """
 
     def __init__(
         self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = "",
-        crowds: bool = True, looks: int = 1,
+        crowds: bool = True, again: float = MOVED,
     ) -> None:  # fmt: skip
         self.title = title
-        self._looks = looks
+        self._again = again
         self._answer = answer
         self._bones = bones
         self._most = most
@@ -64,15 +72,16 @@ class Portraits:
         found: list[Person2D | None] = list(known)
         for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
             found[n] = person
-        for _ in range(self._looks - 1):
+        for _ in range(_LOOKS - 1):
             there = np.array([n for n in rows if found[n] is not None], np.intp)
             if not len(there):
                 break
             anew = portraits.boxes([p for n in there if (p := found[n]) is not None])
-            again = portraits.moved(boxes[there], anew)
+            again = portraits.moved(boxes[there], anew, self._again)
             boxes[there] = anew
             rows = there[again].tolist()
-            more = self._read(picture, anew[again], rows, known, width, height)
+            told = [person or known[n] for n, person in enumerate(found)]
+            more = self._read(picture, anew[again], rows, known, width, height, told)
             for n, person in zip(rows, more):
                 found[n] = person or found[n]
         kept = portraits.own_readings(known, found)
@@ -92,18 +101,22 @@ class Portraits:
     def _read(
         self, picture: UInt8 | Picture, boxes: Float, whose: Sequence[int],
         known: Sequence[Person2D], width: int, height: int,
+        told: Sequence[Person2D] | None = None,
     ) -> list[Person2D | None]:  # fmt: skip
-        """Return who is in each box (N, 4), `whose` of the people known it is."""
+        """Return who is in each box (N, 4), `whose` of the people known it is.
+
+        told: the same people as they were read last, if not as they are known.
+        """
         parts = [portraits.seen_in(box, width, height) for box in boxes]
         rows = [n for n, part in enumerate(parts) if part is not None]
         found: list[Person2D | None] = [None] * len(parts)
         if not rows:
             return found
         inside = [part for part in parts if part is not None]
-        clues = portraits.clues(inside, known, [whose[n] for n in rows])
-        told = self._answer(portraits.sheets(shown(picture, inside), clues))
-        joints, sure = portraits.read(told["heatmaps"], inside)
-        bones = told.get("bones") if self._bones else None
+        clues = portraits.clues(inside, told or known, [whose[n] for n in rows])
+        answers = self._answer(portraits.sheets(shown(picture, inside), clues))
+        joints, sure = portraits.read(answers["heatmaps"], inside)
+        bones = answers.get("bones") if self._bones else None
         for i, n in enumerate(rows):
             found[n] = portraits.person(
                 joints[i], sure[i], None if bones is None else bones[i], known[whose[n]]
@@ -148,9 +161,8 @@ def load_portraits(
 ) -> Portraits:  # fmt: skip
     """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
 
-    thorough: everybody is looked at in the mirror as well, and once more whose box turned out to be
-    another, in two to four times the time; in videos the second look is worth nothing. most,
-    crowds: as `Portraits`.
+    thorough: everybody is looked at in the mirror as well, and more of them a second time, in two
+    to three times the time; most, crowds: as `Portraits`.
 
     Raises:
         WeightsError: its files are missing or damaged.
@@ -170,4 +182,5 @@ def load_portraits(
     title = f"{row.path.name} {digest[row.path][:12]} ({session.precision}) by {session.engine}"
     log.info("portraits: %s; %s", title, chosen)
     answer = mirrored(session.run) if thorough else session.run
-    return Portraits(answer, bones, most, title, crowds, _LOOKS if thorough else 1)
+    again = MOVED_SLIGHTLY if thorough else MOVED
+    return Portraits(answer, bones, most, title, crowds, again)

@@ -41,7 +41,9 @@ _ONE = 0.5  # the likeness from which two people are one
 _TAKEN = 0.6  # and from which a joint is that of somebody better
 _LEFT = 0.4  # share of their joints that people have for themselves
 _REACH = 4.0  # cells that a joint beside the portrait is seen from in it
-_MOVED = 0.7  # boxes that overlap less are two: the new one is looked at again
+# Boxes that overlap less are two, and the new one is looked at again: in videos
+# for the quite different ones alone, which is most of the gain.
+MOVED, MOVED_SLIGHTLY = 0.5, 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +204,13 @@ def own_readings(
     return out
 
 
-def moved(before_px: Float, after_px: Float) -> NDArray[np.bool_]:
-    """Return whether boxes (N, 4) show something else than those before."""
+def moved(before_px: Float, after_px: Float, least: float = MOVED) -> NDArray[np.bool_]:
+    """Return whether boxes (N, 4) have less than `least` of their union in common with others."""
     low = np.maximum(before_px[:, :2], after_px[:, :2])
     high = np.minimum(before_px[:, 2:], after_px[:, 2:])
     both = (high - low).clip(0).prod(1)
     areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (before_px, after_px)]
-    return np.asarray(both < _MOVED * (areas[0] + areas[1] - both))
+    return np.asarray(both < least * (areas[0] + areas[1] - both))
 
 
 def distinct(people: Sequence[Person2D]) -> list[Person2D]:

@@ -1,6 +1,8 @@
 """What a look at each person is worth in the sample clip, where people cross and its truth is."""
 
+import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ from scipy.optimize import linear_sum_assignment
 from manypose.app.config import load_config
 from manypose.app.sources import open_source
 from manypose.models.front_end import load_front_end
-from manypose.models.portraits import load_portraits
+from manypose.models.portraits import Portraits, load_portraits
 from manypose.models.sessions import Wish, open_session
 from manypose.pose import portraits
+from manypose.pose.joints import INDEX_2D, JOINTS_2D
 
 ROOT = Path(__file__).parents[2]
 TRUTH = np.load(ROOT / "tests" / "golden" / "sample_truth.npz")
@@ -94,3 +97,32 @@ def test_four_portraits_in_one_request_are_read_as_one_by_one(lanes):
     for name, answers in four.run(shown).items():
         wanted = np.concatenate([alone.run(shown[i : i + 1])[name] for i in range(len(shown))])
         np.testing.assert_allclose(answers, wanted, atol=1e-3, err_msg=name)
+
+
+def test_a_second_look_is_told_what_the_first_showed():
+    front_end = load_front_end("light", "openvino", "cpu", 1, "int8")
+    with open_source(str(ROOT / "app" / "sample.mp4"), load_config()) as clip:
+        frame = next(itertools.islice(clip, 40, None))
+    person = max(front_end([frame])[0].people, key=lambda p: p.score)
+    above = [INDEX_2D[n] for n in ("nose", "l_eye", "r_eye", "neck", "l_shoulder", "r_shoulder")]
+    chest = np.isin(np.arange(len(JOINTS_2D)), above)  # all that the first reading shows of them
+    confidence = np.where(chest, person.confidence, 0)
+    person = replace(person, joints_px=np.where(chest[:, None], person.joints_px, np.nan),
+                     confidence=confidence)  # fmt: skip
+    read = open_session(ROOT / "weights" / "portrait_int8.xml", "openvino", Wish("cpu", 1)).run
+    clues = []
+
+    def answer(sheets):
+        clues.append(portraits.unfolded(sheets)[1])
+        return read(sheets)
+
+    (found,) = Portraits(answer, again=portraits.MOVED_SLIGHTLY)(
+        frame.picture, [person], *frame.shape[::-1]
+    )
+    own = [c[0, : len(JOINTS_2D)].reshape(len(JOINTS_2D), -1).max(1) > 0 for c in clues]
+    assert len(own) == 2
+    assert not own[0][~chest].any()
+    assert own[1][~chest].sum() > 5
+    assert (found.confidence > 0).sum() > 12
+    assert len(Portraits(answer, again=0.0)(frame.picture, [person], *frame.shape[::-1])) == 1
+    assert len(clues) == 3

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from manypose.models.portraits import portrait
+from manypose.models.portraits import shown
 from manypose.pose import portraits
 from manypose.pose.joints import INDEX_2D, JOINTS_2D
 from manypose.pose.portraits import HEIGHT, STRIDE, WIDTH
@@ -45,7 +45,7 @@ def test_a_point_of_the_picture_is_where_its_portrait_shows_it(box):
     x0, y0, x1, y1 = part.part
     at = (x0 + 0.45 * (x1 - x0), y0 + 0.6 * (y1 - y0))
     image = blob(width, height, at, 0.06 * (box[3] - box[1]))
-    small = portrait(image, part)
+    small = shown(image, [part])[0]
     assert small.shape == (HEIGHT, WIDTH, 3)
     light = small.astype(float)[..., 0] * (small[..., 0] != 114)
     h, w = HEIGHT // STRIDE, WIDTH // STRIDE
@@ -142,4 +142,7 @@ def test_clues_are_where_the_joints_are_and_those_of_others_apart():
 def test_only_boxes_that_show_something_else_are_looked_at_again():
     before = np.array([[0.0, 0, 100, 100], [0, 0, 100, 100]])
     after = np.array([[5.0, 0, 100, 102], [0, 0, 100, 200]])
+    assert portraits.moved(before, after, portraits.MOVED_SLIGHTLY).tolist() == [False, True]
+    assert not portraits.moved(before, after).any()
+    after[1, 3] = 210
     assert portraits.moved(before, after).tolist() == [False, True]
