@@ -15,10 +15,10 @@ Array = NDArray[Any]
 class Requests:
     """A network compiled for each number of pictures that one request takes.
 
-    A number left open would cost a fifth to a quarter of the time. compiled: returns the network
-    for so many pictures; least, most: how many a request takes, `most` where so many are there;
-    that network is compiled when first wanted. streams: requests of one call in work at once.
-    outputs: their names. May be called by several threads.
+    A number left open costs time. compiled: returns the network for so many pictures; least, most:
+    how many a request takes, `most` where so many are there; that network is compiled when first
+    wanted. streams: requests of one call in work at once. outputs: their names. May be called by
+    several threads.
     """
 
     def __init__(self, compiled: Callable[[int], Any], least: int, most: int, streams: int) -> None:
