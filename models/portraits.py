@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 NAME = "portrait"
 _MIRRORED = [*MIRROR_2D, *(len(MIRROR_2D) + k for k in MIRROR_2D)]
-_LOOKS = 2  # at most
 _TOGETHER = 4
 Answer = Callable[[UInt8], dict[str, Array]]
 
@@ -72,14 +71,11 @@ class Portraits:
         found: list[Person2D | None] = list(known)
         for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
             found[n] = person
-        for _ in range(_LOOKS - 1):
-            there = np.array([n for n in rows if found[n] is not None], np.intp)
-            if not len(there):
-                break
+        there = [n for n in rows if found[n] is not None]
+        if there:
             anew = portraits.boxes([p for n in there if (p := found[n]) is not None])
             again = portraits.moved(boxes[there], anew, self._again)
-            boxes[there] = anew
-            rows = there[again].tolist()
+            rows = [n for n, moved in zip(there, again) if moved]
             told = [person or known[n] for n, person in enumerate(found)]
             more = self._read(picture, anew[again], rows, known, width, height, told)
             for n, person in zip(rows, more):

@@ -34,7 +34,11 @@ def _check(what: str, array: NDArray[Any], *shape: int | None) -> None:
 
 
 class Picture(Protocol):
-    """A picture that is made an array only as far as somebody asks for it."""
+    """A picture that is made an array only as far as somebody asks for it.
+
+    One that is far away may also have `resized_parts(outs, parts)`, several parts in one journey;
+    see `models.preprocess.scale_parts`.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:
