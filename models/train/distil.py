@@ -123,7 +123,9 @@ def open_teacher(path: Path, threads: int = 1, layer: str | None = None) -> Teac
         shape = tuple(images.shape)
         if shape not in compiled:
             model.reshape(list(shape))
-            compiled[shape] = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
+            # pinned, the teachers of several processes would all wait for the first core
+            settings = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+            compiled[shape] = core.compile_model(model, "CPU", settings)
         found = list(compiled[shape]([images.cpu().numpy() * 255]).values())
         hidden = found.pop() if layer is not None else None
         heat = next((m for m in found if m.shape[1] in (18, 19)), None)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
+import os
 import random
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +183,24 @@ def test_devices_and_runtimes_that_are_not_there(small_files: Files) -> None:
     if _has("torch"):
         with pytest.raises(DeviceError, match="torch"):
             backends.load_network("tiny", "torch", "cuda:7", precision="fp32")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell")
+def test_openvino_ties_no_thread_to_a_core(small_files: Files) -> None:
+    pytest.importorskip("openvino")
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("there is one core")
+    network = backends.load_network("tiny", "openvino", "cpu", 1, "fp32")
+    frames = _frames(60)
+    busy = threading.Thread(target=network, args=(frames,))
+    busy.start()
+    seen = set()
+    while busy.is_alive():
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                seen.add(frozenset(os.sched_getaffinity(int(task.name))))
+    assert seen == {frozenset(allowed)}
 
 
 def test_without_an_engine_the_pip_line_is_said(
