@@ -208,6 +208,7 @@ def load_front_end(
             careful,
             portraits,
             crowds,
+            close_ups,
         )
     return StageOneFrontEnd(network, grouping or GroupingConfig(), small, long_shots, closer)
 

@@ -13,12 +13,14 @@ from manypose.models import choice, weights
 from manypose.models.preprocess import BORDER, scale_parts
 from manypose.models.sessions import Array, Wish
 from manypose.pose import portraits
+from manypose.pose.close_ups import cut_off, is_close, middle
 from manypose.pose.joints import MIRROR, MIRROR_2D
 from manypose.pose.portraits import (
     EVERYBODY,
     HEIGHT,
     MOVED,
     MOVED_SLIGHTLY,
+    NOBODY,
     SHEET_HEIGHT,
     WIDTH,
     Part,
@@ -40,14 +42,16 @@ class Portraits:
     3 J). bones: whether these are passed on. most: people who are looked at, the largest;
     from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
     again: whose portrait shows a box that overlaps the one known by less is looked at once more,
-    told what was read. title: which file runs where.
+    told what was read. close_ups: where nobody is shown or somebody is too large for the picture,
+    its middle is looked at as well, told nothing. title: which file runs where.
     """
 
     def __init__(
         self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = "",
-        crowds: bool = True, again: float = MOVED,
+        crowds: bool = True, again: float = MOVED, close_ups: bool = False,
     ) -> None:  # fmt: skip
         self.title = title
+        self._close_ups = close_ups
         self._again = again
         self._answer = answer
         self._bones = bones
@@ -64,24 +68,35 @@ class Portraits:
         stays.
         """
         known = [p for p in people if (p.confidence > 0).any()]
-        if not known:
+        close = self._close_ups and cut_off(known, width, height)
+        if not known and not close:
             return []
-        boxes = portraits.boxes(known)
+        boxes = portraits.boxes(known) if known else np.empty((0, 4))
         rows = portraits.worth(known, boxes, self._most, self._crowds)
         found: list[Person2D | None] = list(known)
-        for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
+        if close:
+            boxes = np.concatenate([boxes, middle(width, height)[None]])
+            rows, found = [*rows, len(known)], [*known, None]
+        whose = [*range(len(known)), NOBODY]
+        looks = self._read(picture, boxes[rows], [whose[n] for n in rows], known, width, height)
+        for n, person in zip(rows, looks):
             found[n] = person
         there = [n for n in rows if found[n] is not None]
         if there:
             anew = portraits.boxes([p for n in there if (p := found[n]) is not None])
             again = portraits.moved(boxes[there], anew, self._again)
             rows = [n for n, moved in zip(there, again) if moved]
-            told = [person or known[n] for n, person in enumerate(found)]
-            more = self._read(picture, anew[again], rows, known, width, height, told)
+            told = [person or before for person, before in zip(found, known)]
+            more = self._read(
+                picture, anew[again], [whose[n] for n in rows], known, width, height, told
+            )
             for n, person in zip(rows, more):
                 found[n] = person or found[n]
-        kept = portraits.own_readings(known, found)
-        return portraits.distinct([p for p in kept if p is not None])
+        kept = [p for p in portraits.own_readings(known, found[: len(known)]) if p is not None]
+        closest = found[-1] if close else None
+        if closest is not None and is_close(closest, kept, width, height):
+            kept.append(closest)
+        return portraits.distinct(kept)
 
     def look(
         self, picture: UInt8 | Picture, people: Sequence[Person2D], width: int, height: int,
@@ -99,7 +114,7 @@ class Portraits:
         known: Sequence[Person2D], width: int, height: int,
         told: Sequence[Person2D] | None = None,
     ) -> list[Person2D | None]:  # fmt: skip
-        """Return who is in each box (N, 4), `whose` of the people known it is.
+        """Return who is in each box (N, 4), `whose` of the people known it is, or NOBODY's.
 
         told: the same people as they were read last, if not as they are known.
         """
@@ -114,8 +129,9 @@ class Portraits:
         joints, sure = portraits.read(answers["heatmaps"], inside)
         bones = answers.get("bones") if self._bones else None
         for i, n in enumerate(rows):
+            before = None if whose[n] == NOBODY else known[whose[n]]
             found[n] = portraits.person(
-                joints[i], sure[i], None if bones is None else bones[i], known[whose[n]]
+                joints[i], sure[i], None if bones is None else bones[i], before
             )
         return found
 
@@ -153,12 +169,12 @@ def shown(picture: UInt8 | Picture, parts: Sequence[Part]) -> UInt8:
 def load_portraits(
     backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "auto",
     batch: int = 1, bones: bool = True, thorough: bool = False, most: int = EVERYBODY,
-    crowds: bool = True,
+    crowds: bool = True, close_ups: bool = False,
 ) -> Portraits:  # fmt: skip
     """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
 
     thorough: everybody is looked at in the mirror as well, and more of them a second time, in two
-    to three times the time; most, crowds: as `Portraits`.
+    to three times the time; most, crowds, close_ups: as `Portraits`.
 
     Raises:
         WeightsError: its files are missing or damaged.
@@ -179,4 +195,4 @@ def load_portraits(
     log.info("portraits: %s; %s", title, chosen)
     answer = mirrored(session.run) if thorough else session.run
     again = MOVED_SLIGHTLY if thorough else MOVED
-    return Portraits(answer, bones, most, title, crowds, again)
+    return Portraits(answer, bones, most, title, crowds, again, close_ups)

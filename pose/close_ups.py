@@ -13,13 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manypose.pose.records import Person2D
+from manypose.pose.joining import statures
+from manypose.pose.records import Float, Person2D
 
 _LARGE = 0.5  # of the height of the network's input, between the outermost joints
 _FRAGMENT = 0.4  # of that height: somebody close leaves at least such pieces
 _SHOWN = 0.4  # the score from which people are reported
 _NEAR = 0.2  # of the person's size: two readings of one joint
 _SAME = 0.3  # of the joints of either person
+_CUT_OFF = 1.2  # the stature, of the height of the picture, of somebody who is not all in it
+_SURE, _ALONE = (
+    0.45,
+    0.6,
+)  # scores from which who is read in the middle counts: beside others, alone
 
 
 def may_be_close(people: Sequence[Person2D], width: int, height: int) -> bool:
@@ -57,6 +63,33 @@ def with_close_ups(
         if all(p.score < _SHOWN for p in same):
             found = [p for p in found if not any(p is s for s in same)] + [person]
     return sorted(found, key=lambda p: -p.score)
+
+
+def cut_off(people: Sequence[Person2D], width: int, height: int) -> bool:
+    """Return whether nobody is shown, or somebody too large to be all in the picture, px."""
+    shown = [p for p in people if p.score >= _SHOWN]
+    if not shown:
+        return True
+    points = [np.where(p.confidence[:, None] > 0, p.joints_px, np.nan) for p in shown]
+    return bool(statures(np.array(points)).max() > _CUT_OFF * max(height, width / 1.6))
+
+
+def middle(width: int, height: int) -> Float:
+    """Return corners x1 y1 x2 y2, px, of the middle of a picture, where people before it are."""
+    high = min(height, width / 0.75)
+    half = np.array([0.375 * high, 0.5 * high])
+    centre = np.array([width / 2, height / 2])
+    return np.concatenate([centre - half, centre + half])
+
+
+def is_close(person: Person2D, people: Sequence[Person2D], width: int, height: int) -> bool:
+    """Return whether who was read in the middle of a picture is to be believed.
+
+    people: who is there otherwise; where nobody is, they must be surer. width, height: px.
+    """
+    least = _SURE if any(p.score >= _SHOWN for p in people) else _ALONE
+    large = _extent_px(person) > _LARGE * max(height, width / 1.6)
+    return person.score >= least and large
 
 
 def _box_px(person: Person2D) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -28,6 +28,7 @@ NOSE, LEFT, RIGHT = (INDEX_2D[n] for n in ("nose", "l_shoulder", "r_shoulder"))
 LOOKED_AT = [NOSE, LEFT, RIGHT, *(INDEX_2D[n] for n in ("l_elbow", "r_elbow", "l_eye", "r_eye"))]
 SHOULDERS_PX_MIN = 30
 NEAR, NEEDED = 0.25, 3
+LIVE = 3  # people who are looked at one by one in front of a camera
 
 
 def cut(picture: np.ndarray, joints: np.ndarray, spans: float) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ def suits(joints: np.ndarray) -> bool:
 
 
 def main() -> int:
-    """Print a row for one look and one for two."""
+    """Print a row for one look, one for two, and one for these and looks at each person."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--val", nargs="+", required=True, metavar="ADDRESS")
@@ -63,8 +64,8 @@ def main() -> int:
         "| looks | height of the picture, widths of the shoulders | people | found |\n"
     )
     sys.stdout.write("|---|---|---|---|\n")
-    for two in (False, True):
-        front_end = load_front_end(args.model, threads=args.threads, close_ups=two)
+    for name, two, most in (("one", False, 0), ("two", True, 0), ("and portraits", True, LIVE)):
+        front_end = load_front_end(args.model, threads=args.threads, close_ups=two, portraits=most)
         for spans in (2.6, 3.8, 6.0):
             found = []
             for photo in photos:
@@ -80,7 +81,7 @@ def main() -> int:
                         for p in shown
                     ]
                     found.append(any(r[LOOKED_AT].sum() >= NEEDED for r in right))
-            sys.stdout.write(f"| {1 + two} | {spans} | {len(found)} | {np.mean(found):.0%} |\n")
+            sys.stdout.write(f"| {name} | {spans} | {len(found)} | {np.mean(found):.0%} |\n")
             sys.stdout.flush()
     return 0
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
@@ -126,3 +127,23 @@ def test_a_second_look_is_told_what_the_first_showed():
     assert (found.confidence > 0).sum() > 12
     assert len(Portraits(answer, again=0.0)(frame.picture, [person], *frame.shape[::-1])) == 1
     assert len(clues) == 3
+
+
+def test_somebody_before_the_camera_whom_nobody_saw_is_read_in_the_middle():
+    with open_source(str(ROOT / "app" / "sample.mp4"), load_config()) as clip:
+        frame = next(itertools.islice(clip, 40, None))
+    joints = TRUTH["joints_px"][40]
+    chest = [INDEX_2D[n] for n in ("nose", "neck", "l_shoulder", "r_shoulder")]
+    wide = np.hypot(*(joints[:, chest[2]] - joints[:, chest[3]]).T)
+    true = joints[wide.argmax()]
+    scale = 400 / (2.6 * wide.max())
+    to = np.array(
+        [[scale, 0, 320 - scale * true[chest[1], 0]], [0, scale, 190 - scale * true[chest[1], 1]]]
+    )
+    picture = cv2.warpAffine(np.asarray(frame.image), to, (640, 400))
+    answer = open_session(ROOT / "weights" / "portrait_int8.xml", "openvino", Wish("cpu", 1)).run
+    assert Portraits(answer)(picture, [], 640, 400) == []
+    (found,) = Portraits(answer, close_ups=True)(picture, [], 640, 400)
+    off = np.hypot(*(found.joints_px - true @ to[:, :2].T - to[:, 2]).T)[chest]
+    assert off.max() < 0.25 * scale * wide.max()
+    assert Portraits(answer, close_ups=True)(np.full_like(picture, 114), [], 640, 400) == []

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from manypose.pose.close_ups import may_be_close, with_close_ups
-from manypose.pose.joints import JOINTS_2D
+from manypose.pose.close_ups import cut_off, is_close, may_be_close, middle, with_close_ups
+from manypose.pose.joints import INDEX_2D, JOINTS_2D
 from manypose.pose.records import Person2D
 
 W, H = 640, 400
@@ -47,3 +47,33 @@ def test_the_smaller_look_is_taken_where_somebody_may_be_missing() -> None:
     assert not may_be_close([shown, person(0.3, (90, 200), 60)], W, H)
     assert may_be_close([shown, person(0.3, (560, 200), 220)], W, H)
     assert not may_be_close([shown, person(0.3, (310, 210), 220)], W, H)  # made of shown joints
+
+
+def before_the_camera(shoulders_px: float) -> Person2D:
+    """Return somebody of whom shoulders, so wide, and nose are seen."""
+    joints = np.full((K, 2), np.nan)
+    joints[INDEX_2D["l_shoulder"]] = 300 + shoulders_px / 2, 250
+    joints[INDEX_2D["r_shoulder"]] = 300 - shoulders_px / 2, 250
+    joints[INDEX_2D["nose"]] = 300, 250 - 0.6 * shoulders_px
+    return Person2D(joints, np.where(np.isnan(joints[:, 0]), 0.0, 0.8), 0.6)
+
+
+def test_who_does_not_fit_into_the_picture_is_known_by_their_stature() -> None:
+    small, large = before_the_camera(60), before_the_camera(160)
+    assert cut_off([], W, H)
+    assert cut_off([replace(small, score=0.3)], W, H)
+    assert not cut_off([small], W, H)
+    assert cut_off([small, large], W, H)
+
+
+def test_the_middle_is_as_high_as_the_picture_or_as_wide() -> None:
+    np.testing.assert_allclose(middle(W, H), [170, 0, 470, 400])
+    np.testing.assert_allclose(middle(270, 480), [0, 60, 270, 420])
+
+
+def test_who_is_read_in_the_middle_must_be_large_and_surer_where_nobody_is() -> None:
+    others = [person(0.5, (80, 100), 90)]
+    assert is_close(person(0.5, (300, 200), 300), others, W, H)
+    assert not is_close(person(0.5, (300, 200), 150), others, W, H)
+    assert not is_close(person(0.5, (300, 200), 300), [], W, H)
+    assert is_close(person(0.65, (300, 200), 300), [], W, H)
