@@ -254,9 +254,8 @@ def _openvino(path: Path, wish: Wish) -> Session:
     streams = 1 if wish.batch == 1 else max(1, min(wish.batch, wish.threads or cores()))
     if device == "CPU":
         settings |= {"INFERENCE_NUM_THREADS": wish.threads or cores(), "NUM_STREAMS": streams}
-        settings["ENABLE_CPU_PINNING"] = (
-            False  # threads tied to a core wait there while others idle
-        )
+        # Threads tied to a core wait for it while others idle.
+        settings["ENABLE_CPU_PINNING"] = False
     cache = cache_folder() / "openvino"
     if writable(cache):
         settings["CACHE_DIR"] = str(cache)

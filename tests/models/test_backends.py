@@ -191,7 +191,6 @@ def test_openvino_ties_no_thread_to_a_core(small_files: Files) -> None:
     allowed = os.sched_getaffinity(0)
     if len(allowed) < 2:
         pytest.skip("there is one core")
-    network = backends.load_network("tiny", "openvino", "cpu", 1, "fp32")
 
     def tied() -> set[str]:
         found = set()
@@ -202,11 +201,12 @@ def test_openvino_ties_no_thread_to_a_core(small_files: Files) -> None:
         return found
 
     before, seen = tied(), set()  # those of other engines' own sessions
+    network = backends.load_network("tiny", "openvino", "cpu", 1, "fp32")
     busy = threading.Thread(target=network, args=(_frames(60),))
     busy.start()
     while busy.is_alive():
         seen |= tied()
-    assert seen == before
+    assert seen <= before
 
 
 def test_without_an_engine_the_pip_line_is_said(
