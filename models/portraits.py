@@ -68,35 +68,42 @@ class Portraits:
         stays.
         """
         known = [p for p in people if (p.confidence > 0).any()]
-        close = self._close_ups and cut_off(known, width, height)
-        if not known and not close:
-            return []
-        boxes = portraits.boxes(known) if known else np.empty((0, 4))
+        kept = self._own(picture, known, width, height) if known else []
+        if self._close_ups and cut_off(known, width, height):
+            closest = self._in_the_middle(picture, width, height)
+            if closest is not None and is_close(closest, kept, width, height):
+                kept.append(closest)
+        return portraits.distinct(kept)
+
+    def _own(
+        self, picture: UInt8 | Picture, known: Sequence[Person2D], width: int, height: int
+    ) -> list[Person2D]:
+        """Return the people found as their portraits show them."""
+        boxes = portraits.boxes(known)
         rows = portraits.worth(known, boxes, self._most, self._crowds)
         found: list[Person2D | None] = list(known)
-        if close:
-            boxes = np.concatenate([boxes, middle(width, height)[None]])
-            rows, found = [*rows, len(known)], [*known, None]
-        whose = [*range(len(known)), NOBODY]
-        looks = self._read(picture, boxes[rows], [whose[n] for n in rows], known, width, height)
-        for n, person in zip(rows, looks):
+        for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
             found[n] = person
         there = [n for n in rows if found[n] is not None]
         if there:
             anew = portraits.boxes([p for n in there if (p := found[n]) is not None])
             again = portraits.moved(boxes[there], anew, self._again)
             rows = [n for n, moved in zip(there, again) if moved]
-            told = [person or before for person, before in zip(found, known)]
-            more = self._read(
-                picture, anew[again], [whose[n] for n in rows], known, width, height, told
-            )
+            told = [person or known[n] for n, person in enumerate(found)]
+            more = self._read(picture, anew[again], rows, known, width, height, told)
             for n, person in zip(rows, more):
                 found[n] = person or found[n]
-        kept = [p for p in portraits.own_readings(known, found[: len(known)]) if p is not None]
-        closest = found[-1] if close else None
-        if closest is not None and is_close(closest, kept, width, height):
-            kept.append(closest)
-        return portraits.distinct(kept)
+        return [p for p in portraits.own_readings(known, found) if p is not None]
+
+    def _in_the_middle(self, picture: UInt8 | Picture, width: int, height: int) -> Person2D | None:
+        """Return who is in the middle of a picture: looked at without being told, then again."""
+        box = middle(width, height)[None]
+        (first,) = self._read(picture, box, [NOBODY], [], width, height)
+        if first is None:
+            return None
+        box = portraits.boxes([first])
+        (second,) = self._read(picture, box, [0], [first], width, height)
+        return second or first
 
     def look(
         self, picture: UInt8 | Picture, people: Sequence[Person2D], width: int, height: int,
