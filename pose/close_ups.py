@@ -68,10 +68,12 @@ def with_close_ups(
 def cut_off(people: Sequence[Person2D], width: int, height: int) -> bool:
     """Return whether nobody is shown, or somebody too large to be all in the picture, px."""
     shown = [p for p in people if p.score >= _SHOWN]
-    if not shown:
-        return True
-    points = [np.where(p.confidence[:, None] > 0, p.joints_px, np.nan) for p in shown]
-    return bool(statures(np.array(points)).max() > _CUT_OFF * max(height, width / 1.6))
+    return not shown or any(_too_tall(p, width, height) for p in shown)
+
+
+def _too_tall(person: Person2D, width: int, height: int) -> bool:
+    points = np.where(person.confidence[:, None] > 0, person.joints_px, np.nan)
+    return bool(statures(points[None])[0] > _CUT_OFF * max(height, width / 1.6))
 
 
 def middle(width: int, height: int) -> Float:
@@ -88,8 +90,7 @@ def is_close(person: Person2D, people: Sequence[Person2D], width: int, height: i
     people: who is there otherwise; where nobody is, they must be surer. width, height: px.
     """
     least = _SURE if any(p.score >= _SHOWN for p in people) else _ALONE
-    large = _extent_px(person) > _LARGE * max(height, width / 1.6)
-    return person.score >= least and large
+    return person.score >= least and _too_tall(person, width, height)
 
 
 def _box_px(person: Person2D) -> tuple[NDArray[Any], NDArray[Any]]:

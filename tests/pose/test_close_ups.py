@@ -73,7 +73,8 @@ def test_the_middle_is_as_high_as_the_picture_or_as_wide() -> None:
 
 def test_who_is_read_in_the_middle_must_be_large_and_surer_where_nobody_is() -> None:
     others = [person(0.5, (80, 100), 90)]
-    assert is_close(person(0.5, (300, 200), 300), others, W, H)
-    assert not is_close(person(0.5, (300, 200), 150), others, W, H)
-    assert not is_close(person(0.5, (300, 200), 300), [], W, H)
-    assert is_close(person(0.65, (300, 200), 300), [], W, H)
+    small, large = (replace(before_the_camera(w), score=0.5) for w in (60, 160))
+    assert is_close(large, others, W, H)
+    assert not is_close(small, others, W, H)
+    assert not is_close(large, [], W, H)
+    assert is_close(replace(large, score=0.65), [], W, H)
