@@ -43,7 +43,7 @@ class Portraits:
     from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
     again: whose portrait shows a box that overlaps the one known by less is looked at once more,
     told what was read. close_ups: where nobody is shown or somebody is too large for the picture,
-    its middle is looked at as well, told nothing. title: which file runs where.
+    its middle is looked at as well, at first told nothing. title: which file runs where.
     """
 
     def __init__(

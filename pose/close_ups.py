@@ -22,10 +22,8 @@ _SHOWN = 0.4  # the score from which people are reported
 _NEAR = 0.2  # of the person's size: two readings of one joint
 _SAME = 0.3  # of the joints of either person
 _CUT_OFF = 1.2  # the stature, of the height of the picture, of somebody who is not all in it
-_SURE, _ALONE = (
-    0.45,
-    0.6,
-)  # scores from which who is read in the middle counts: beside others, alone
+# Scores from which somebody read in the middle counts: beside others, and where nobody else is.
+_SURE, _ALONE = 0.45, 0.6
 
 
 def may_be_close(people: Sequence[Person2D], width: int, height: int) -> bool:
