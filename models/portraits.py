@@ -20,7 +20,6 @@ from manypose.pose.portraits import (
     HEIGHT,
     MOVED,
     MOVED_SLIGHTLY,
-    NOBODY,
     SHEET_HEIGHT,
     WIDTH,
     Part,
@@ -98,7 +97,7 @@ class Portraits:
     def _in_the_middle(self, picture: UInt8 | Picture, width: int, height: int) -> Person2D | None:
         """Return who is in the middle of a picture: looked at without being told, then again."""
         box = middle(width, height)[None]
-        (first,) = self._read(picture, box, [NOBODY], [], width, height)
+        (first,) = self._read(picture, box, [0], [], width, height)
         if first is None:
             return None
         box = portraits.boxes([first])
@@ -121,7 +120,7 @@ class Portraits:
         known: Sequence[Person2D], width: int, height: int,
         told: Sequence[Person2D] | None = None,
     ) -> list[Person2D | None]:  # fmt: skip
-        """Return who is in each box (N, 4), `whose` of the people known it is, or NOBODY's.
+        """Return who is in each box (N, 4), `whose` of the people known, if any, it is.
 
         told: the same people as they were read last, if not as they are known.
         """
@@ -136,7 +135,7 @@ class Portraits:
         joints, sure = portraits.read(answers["heatmaps"], inside)
         bones = answers.get("bones") if self._bones else None
         for i, n in enumerate(rows):
-            before = None if whose[n] == NOBODY else known[whose[n]]
+            before = known[whose[n]] if known else None
             found[n] = portraits.person(
                 joints[i], sure[i], None if bones is None else bones[i], before
             )

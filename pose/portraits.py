@@ -28,7 +28,6 @@ CLUES = 2 * len(JOINTS_2D)  # maps of the person, then of others
 SIGMA_CELLS = 1.25  # Gaussian of a joint
 LARGER = 1.25  # than the person's box
 _C = len(COCO_NAMES)
-NOBODY = -1
 EVERYBODY = 100  # people looked at; then the unlikely ones are, too
 _CANDIDATE, _UNLIKELY = 0.3, 0.15  # the score from which somebody found is looked at
 _ROUND = 0.1  # of the longer side: what a box shows round the joints
@@ -107,7 +106,7 @@ def clues(parts: Sequence[Part], known: Sequence[Person2D], whose: Sequence[int]
     """Return maps (N, 2 K, h, w) of joints read before, in portraits, 255 where they are sure.
 
     Of each portrait those of the person come first, then those of everybody else. known: the people
-    who were read; whose: which of them each part is of, or NOBODY, of which nothing is told.
+    who were read, if anybody; whose: which of them each part is of.
     """
     k, h, w = len(JOINTS_2D), HEIGHT // STRIDE, WIDTH // STRIDE
     out = np.zeros((len(parts), 2, k, h, w), np.uint8)
@@ -117,7 +116,6 @@ def clues(parts: Sequence[Part], known: Sequence[Person2D], whose: Sequence[int]
     trust = np.array([p.confidence for p in known], np.float32)
     cells, sure = _cells(px, trust, parts)
     reach = ((cells > -_REACH) & (cells < (w + _REACH, h + _REACH))).all(-1) & (sure > 0)
-    reach &= (np.array(whose) != NOBODY)[:, None, None]
     part, person, joint = np.nonzero(reach)
     maps = _gaussians(cells[reach], 255 * sure[reach])
     own = person == np.array(whose)[part]
