@@ -24,6 +24,7 @@ _SAME = 0.3  # of the joints of either person
 _CUT_OFF = 1.2  # the stature, of the height of the picture, of somebody who is not all in it
 # Scores from which somebody read in the middle counts: beside others, and where nobody else is.
 _SURE, _ALONE = 0.45, 0.6
+_CROWD = 5  # so many people are not before a webcam
 
 
 def may_be_close(people: Sequence[Person2D], width: int, height: int) -> bool:
@@ -64,8 +65,10 @@ def with_close_ups(
 
 
 def cut_off(people: Sequence[Person2D], width: int, height: int) -> bool:
-    """Return whether nobody is shown, or somebody too large to be all in the picture, px."""
+    """Return whether nobody is shown, or somebody of few too large to be all in the picture, px."""
     shown = [p for p in people if p.score >= _SHOWN]
+    if len(shown) >= _CROWD:
+        return False
     return not shown or any(_too_tall(p, width, height) for p in shown)
 
 

@@ -264,17 +264,20 @@ def _joint_likenesses(
     a: Sequence[Person2D], b: Sequence[Person2D]
 ) -> tuple[Float, NDArray[np.bool_]]:
     """Return the similarity of each joint of people (A, B, C), and which of them both show."""
-    seen_a, seen_b = (np.array([p.confidence[:_C] > 0 for p in people]) for people in (a, b))
-    both = seen_a[:, None] & seen_b[None]
-    points = [np.array([p.joints_px[:_C] for p in people], float) for people in (a, b)]
-    pa, pb = points[0][:, None], points[1][None]
-    two = both[..., None]
-    sides = [np.where(two, p, -np.inf).max(2) - np.where(two, p, np.inf).min(2) for p in (pa, pb)]
-    enough = both.sum(-1) >= _JOINTS_MIN
-    area = np.maximum(np.maximum(*(np.where(enough[..., None], s, 1).prod(-1) for s in sides)), 1)
-    squared = np.where(two, pa - pb, 0)
-    squared = (squared * squared).sum(-1)
-    return np.exp(-squared / (8 * OKS_SIGMAS[:_C].astype(float) ** 2 * area[..., None])), both
+    # joints first, in memory as well: sums over them run along whole rows of pairs
+    seen_a, seen_b = (
+        np.array([p.confidence[:_C] > 0 for p in people]).T.copy() for people in (a, b)
+    )
+    both = seen_a[:, :, None] & seen_b[:, None]
+    points = [np.array([p.joints_px[:_C] for p in people], float).T.copy() for people in (a, b)]
+    pa, pb = points[0][..., None], points[1][:, :, None]  # (2, C, A or 1, 1 or B)
+    sides = [np.where(both, p, -np.inf).max(1) - np.where(both, p, np.inf).min(1) for p in (pa, pb)]
+    enough = both.sum(0) >= _JOINTS_MIN
+    area = np.maximum(np.maximum(*(np.where(enough, s, 1).prod(0) for s in sides)), 1)
+    apart = np.where(both, pa - pb, 0)
+    squared = (apart * apart).sum(0)
+    variance = 8 * OKS_SIGMAS[:_C].astype(float)[:, None, None] ** 2
+    return np.moveaxis(np.exp(-squared / (variance * area)), 0, 2), np.moveaxis(both, 0, 2)
 
 
 def _mean(alike: Float, both: NDArray[np.bool_]) -> Float:

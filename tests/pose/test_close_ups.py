@@ -64,6 +64,7 @@ def test_who_does_not_fit_into_the_picture_is_known_by_their_stature() -> None:
     assert cut_off([replace(small, score=0.3)], W, H)
     assert not cut_off([small], W, H)
     assert cut_off([small, large], W, H)
+    assert not cut_off([small, large] * 3, W, H), "a crowd is not before a webcam"
 
 
 def test_the_middle_is_as_high_as_the_picture_or_as_wide() -> None:
