@@ -14,7 +14,7 @@ from manypose.app.glances import MOST, Glances
 from manypose.pose.detector import Detector, Lift
 from manypose.pose.estimator import Estimator, Follower, FollowerConfig
 from manypose.pose.grouping import GroupingConfig
-from manypose.pose.portraits import EVERYBODY
+from manypose.pose.portraits import EVERYBODY, LARGEST
 from manypose.pose.records import Frame, Person2D
 from manypose.pose.regained import Look
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from manypose.models.portraits import Portraits
 
 
-_LARGEST = 4  # people looked at once more where the largest are asked for
 _CAREFUL = ("auto", "careful")
 
 
@@ -187,7 +186,7 @@ def _portraits(config: Config, still: bool) -> int:
     careful = how in _CAREFUL and _careful(config, still)
     if how == "always" or (how == "auto" and still) or careful:
         return max(EVERYBODY, config.people.max)
-    return {"auto": _LARGEST, "largest": _LARGEST, "few": MOST}.get(how, 0)
+    return {"auto": LARGEST, "largest": LARGEST, "few": MOST}.get(how, 0)
 
 
 def _look(

@@ -18,8 +18,7 @@ from manypose.pose.joints import MIRROR, MIRROR_2D
 from manypose.pose.portraits import (
     EVERYBODY,
     HEIGHT,
-    MOVED,
-    MOVED_SLIGHTLY,
+    LARGEST,
     SHEET_HEIGHT,
     WIDTH,
     Part,
@@ -31,6 +30,7 @@ log = logging.getLogger(__name__)
 NAME = "portrait"
 _MIRRORED = [*MIRROR_2D, *(len(MIRROR_2D) + k for k in MIRROR_2D)]
 _TOGETHER = 4
+_MOST_LOOKS = 3  # at one person
 Answer = Callable[[UInt8], dict[str, Array]]
 
 
@@ -40,18 +40,20 @@ class Portraits:
     answer: the network, sheets (N, 240, 96, 3) uint8 to "heatmaps" (N, K, h, w) and "bones" (N,
     3 J). bones: whether these are passed on. most: people who are looked at, the largest;
     from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
-    again: whose portrait shows a box that overlaps the one known by less is looked at once more,
-    told what was read. close_ups: where nobody is shown or somebody is too large for the picture,
-    its middle is looked at as well, at first told nothing. title: which file runs where.
+    Whose portrait shows them elsewhere is looked at once more, told what was read. looks: at a
+    picture; what is left of them once everybody had theirs goes to the largest, each of whom is
+    looked at up to three times, then from nearer. close_ups: where nobody is shown or somebody is
+    too large for the picture, its middle is looked at as well, at first told nothing. title: which
+    file runs where.
     """
 
     def __init__(
         self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = "",
-        crowds: bool = True, again: float = MOVED, close_ups: bool = False,
+        crowds: bool = True, looks: int = 0, close_ups: bool = False,
     ) -> None:  # fmt: skip
         self.title = title
+        self._looks = looks
         self._close_ups = close_ups
-        self._again = again
         self._answer = answer
         self._bones = bones
         self._most = most
@@ -83,13 +85,19 @@ class Portraits:
         found: list[Person2D | None] = list(known)
         for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
             found[n] = person
-        there = [n for n in rows if found[n] is not None]
-        if there:
-            anew = portraits.boxes([p for n in there if (p := found[n]) is not None])
-            again = portraits.moved(boxes[there], anew, self._again)
-            rows = [n for n, moved in zip(there, again) if moved]
+        left = self._looks - len(rows)
+        for turn in range(1, _MOST_LOOKS):
+            rows = [n for n in rows if found[n] is not None]
+            if not rows:
+                break
             told = [person or known[n] for n, person in enumerate(found)]
-            more = self._read(picture, anew[again], rows, known, width, height, told)
+            before, boxes = boxes, portraits.boxes(told)
+            moved = portraits.moved(before[rows], boxes[rows]) & (turn == 1)
+            rows = portraits.next_looks(rows, boxes, moved, left)
+            left -= len(rows)
+            # live, parts that are now larger, now smaller would make joints tremble
+            shown_px = portraits.closer(boxes[rows]) if self._looks else boxes[rows]
+            more = self._read(picture, shown_px, rows, known, width, height, told)
             for n, person in zip(rows, more):
                 found[n] = person or found[n]
         return [p for p in portraits.own_readings(known, found) if p is not None]
@@ -179,8 +187,9 @@ def load_portraits(
 ) -> Portraits:  # fmt: skip
     """Return the network of portraits, loaded and checked; arguments as `backends.load_network`.
 
-    thorough: everybody is looked at in the mirror as well, and more of them a second time, in two
-    to three times the time; most, crowds, close_ups: as `Portraits`.
+    thorough: everybody is looked at three times, in the mirror as well, in six times the time;
+    crowds: False, of few people, live, no more often than it takes to see them; most, crowds,
+    close_ups: as `Portraits`.
 
     Raises:
         WeightsError: its files are missing or damaged.
@@ -200,5 +209,5 @@ def load_portraits(
     title = f"{row.path.name} {digest[row.path][:12]} ({session.precision}) by {session.engine}"
     log.info("portraits: %s; %s", title, chosen)
     answer = mirrored(session.run) if thorough else session.run
-    again = MOVED_SLIGHTLY if thorough else MOVED
-    return Portraits(answer, bones, most, title, crowds, again, close_ups)
+    looks = _MOST_LOOKS * most if thorough else LARGEST * crowds
+    return Portraits(answer, bones, most, title, crowds, looks, close_ups)

@@ -28,7 +28,8 @@ CLUES = 2 * len(JOINTS_2D)  # maps of the person, then of others
 SIGMA_CELLS = 1.25  # Gaussian of a joint
 LARGER = 1.25  # than the person's box
 _C = len(COCO_NAMES)
-EVERYBODY = 100  # people looked at; then the unlikely ones are, too
+# People looked at: the largest, or everybody; then the unlikely ones are, too.
+LARGEST, EVERYBODY = 4, 100
 _CANDIDATE, _UNLIKELY = 0.3, 0.15  # the score from which somebody found is looked at
 _ROUND = 0.1  # of the longer side: what a box shows round the joints
 _LEAST = 0.5  # of the stature: the side of a box round a few joints
@@ -41,9 +42,8 @@ _ONE = 0.5  # the likeness from which two people are one
 _TAKEN = 0.6  # and from which a joint is that of somebody better
 _LEFT = 0.4  # share of their joints that people have for themselves
 _REACH = 4.0  # cells that a joint beside the portrait is seen from in it
-# Boxes that overlap less are two, and the new one is looked at again: in videos
-# for the quite different ones alone, which is most of the gain.
-MOVED, MOVED_SLIGHTLY = 0.5, 0.7
+_MOVED = 0.5  # boxes of which less of their union is common are two, and the new one is looked at
+_CLOSER = 0.8  # so much of a box is shown once it is known where the person is
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,27 @@ def boxes(people: Sequence[Person2D]) -> Float:
     side = (high - low).max(1)
     margin = np.maximum(_ROUND * side, 0.5 * (_LEAST * statures(points) - side)).clip(2)[:, None]
     return np.concatenate([low - margin, high + margin], 1)
+
+
+def next_looks(
+    rows: Sequence[int], boxes_px: Float, moved: NDArray[np.bool_], left: int
+) -> list[int]:
+    """Return who is looked at next: who has moved, and of the others the largest.
+
+    rows: the numbers of all who may be; boxes_px (N, 4): everybody's, corners; moved: whether each
+    of `rows` has; left: looks that are left. Who has moved is looked at even if none are.
+    """
+    own = boxes_px[rows]
+    area = (own[:, 2:] - own[:, :2]).prod(1)
+    order = np.lexsort((-area, ~moved))[: max(left, int(moved.sum()))]
+    return [rows[i] for i in sorted(order)]
+
+
+def closer(boxes_px: Float) -> Float:
+    """Return corners (N, 4) that show people, once read in their boxes, from somewhat nearer."""
+    middle = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2
+    half = _CLOSER * (boxes_px[:, 2:] - middle)
+    return np.concatenate([middle - half, middle + half], 1)
 
 
 def seen_in(box_px: Float, width: int, height: int) -> Part | None:
@@ -206,13 +227,13 @@ def own_readings(
     return out
 
 
-def moved(before_px: Float, after_px: Float, least: float = MOVED) -> NDArray[np.bool_]:
-    """Return whether boxes (N, 4) have less than `least` of their union in common with others."""
+def moved(before_px: Float, after_px: Float) -> NDArray[np.bool_]:
+    """Return whether boxes (N, 4) have less than half of their union in common with others."""
     low = np.maximum(before_px[:, :2], after_px[:, :2])
     high = np.minimum(before_px[:, 2:], after_px[:, 2:])
     both = (high - low).clip(0).prod(1)
     areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (before_px, after_px)]
-    return np.asarray(both < least * (areas[0] + areas[1] - both))
+    return np.asarray(both < _MOVED * (areas[0] + areas[1] - both))
 
 
 def distinct(people: Sequence[Person2D]) -> list[Person2D]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from manypose.errors import UsageError
 from manypose.models.train import checkpoints, packs, readers
-from manypose.pose.portraits import EVERYBODY
+from manypose.pose.portraits import EVERYBODY, LARGEST
 
 if TYPE_CHECKING:
     from manypose.models.train.scores import Find, Predict
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     score.add_argument(
         "--portraits", action="store_true",
-        help="of a name: as run --careful, which reads the joints of each person again",
+        help="of a name: the joints of each person are read again, as by run --careful; with "
+        "--second-looks of the four largest, as in videos",
     )  # fmt: skip
     score.add_argument(
         "--photographs", action="store_true",
@@ -163,7 +164,8 @@ def _of_name(
         program = front_end.load_front_end(
             name, "auto", args.device, args.threads, precision, size=size, careful=args.careful,
             close_ups=args.second_looks, long_shots=args.second_looks,
-            portraits=EVERYBODY * args.portraits, mirror=args.photographs,
+            portraits=(LARGEST if args.second_looks else EVERYBODY) * args.portraits,
+            mirror=args.photographs,
         )  # fmt: skip
         network, find = program.network, scores.found_by(program)
     else:

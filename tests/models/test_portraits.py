@@ -117,16 +117,16 @@ def test_a_second_look_is_told_what_the_first_showed():
         clues.append(portraits.unfolded(sheets)[1])
         return read(sheets)
 
-    (found,) = Portraits(answer, again=portraits.MOVED_SLIGHTLY)(
-        frame.picture, [person], *frame.shape[::-1]
-    )
+    (found,) = Portraits(answer, looks=2)(frame.picture, [person], *frame.shape[::-1])
     own = [c[0, : len(JOINTS_2D)].reshape(len(JOINTS_2D), -1).max(1) > 0 for c in clues]
     assert len(own) == 2
     assert not own[0][~chest].any()
     assert own[1][~chest].sum() > 5
     assert (found.confidence > 0).sum() > 12
-    assert len(Portraits(answer, again=0.0)(frame.picture, [person], *frame.shape[::-1])) == 1
-    assert len(clues) == 3
+    assert len(Portraits(answer)(frame.picture, [person], *frame.shape[::-1])) == 1
+    assert len(clues) == 3, "who is where they were is not looked at again"
+    assert len(Portraits(answer, looks=100)(frame.picture, [person], *frame.shape[::-1])) == 1
+    assert len(clues) == 6, "three looks at the most"
 
 
 def test_somebody_before_the_camera_whom_nobody_saw_is_read_in_the_middle():

@@ -144,7 +144,20 @@ def test_clues_are_where_the_joints_are_and_those_of_others_apart():
 def test_only_boxes_that_show_something_else_are_looked_at_again():
     before = np.array([[0.0, 0, 100, 100], [0, 0, 100, 100]])
     after = np.array([[5.0, 0, 100, 102], [0, 0, 100, 200]])
-    assert portraits.moved(before, after, portraits.MOVED_SLIGHTLY).tolist() == [False, True]
     assert not portraits.moved(before, after).any()
     after[1, 3] = 210
     assert portraits.moved(before, after).tolist() == [False, True]
+
+
+def test_looks_that_are_left_go_to_those_who_moved_then_to_the_largest():
+    boxes = np.array([[0.0, 0, 10, 10], [0, 0, 90, 90], [0, 0, 20, 20], [0, 0, 80, 80]])
+    moved = np.array([True, False, False])
+    assert portraits.next_looks([0, 2, 3], boxes, moved, 2) == [0, 3]
+    assert portraits.next_looks([0, 2, 3], boxes, moved, -1) == [0]
+    assert portraits.next_looks([0, 2, 3], boxes, ~moved, 0) == [2, 3]
+    assert portraits.next_looks([1, 2], boxes, moved[1:], 0) == []
+
+
+def test_later_looks_are_from_nearer():
+    near = portraits.closer(np.array([[10.0, 20, 110, 220]]))
+    np.testing.assert_allclose(near, [[20, 40, 100, 200]])
