@@ -42,9 +42,9 @@ class Portraits:
     from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
     Whose portrait shows them elsewhere is looked at once more, told what was read. looks: at a
     picture; what is left of them once everybody had theirs goes to the largest, each of whom is
-    looked at up to three times, then from nearer. close_ups: where nobody is shown or somebody is
-    too large for the picture, its middle is looked at as well, at first told nothing. title: which
-    file runs where.
+    looked at up to three times, from nearer, the third time told the reading of the whole picture
+    again. close_ups: where nobody is shown or somebody is too large for the picture, its middle is
+    looked at as well, at first told nothing. title: which file runs where.
     """
 
     def __init__(
@@ -97,7 +97,9 @@ class Portraits:
             left -= len(rows)
             # live, parts that are now larger, now smaller would make joints tremble
             shown_px = portraits.closer(boxes[rows]) if self._looks else boxes[rows]
-            more = self._read(picture, shown_px, rows, known, width, height, told)
+            # told only what they read themselves, looks would confirm their own faults
+            clues = told if turn == 1 else None
+            more = self._read(picture, shown_px, rows, known, width, height, clues)
             for n, person in zip(rows, more):
                 found[n] = person or found[n]
         return [p for p in portraits.own_readings(known, found) if p is not None]
