@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 NAME = "portrait"
 _MIRRORED = [*MIRROR_2D, *(len(MIRROR_2D) + k for k in MIRROR_2D)]
 _TOGETHER = 4
-_MOST_LOOKS = 3  # at one person
+_TURNS, _TURNS_OF_VIDEOS = 3, 2  # looks at one person: the second brings most
 Answer = Callable[[UInt8], dict[str, Array]]
 
 
@@ -42,17 +42,18 @@ class Portraits:
     from EVERYBODY on the unlikely ones, too. crowds: False, nobody is where there are more.
     Whose portrait shows them elsewhere is looked at once more, told what was read. looks: at a
     picture; what is left of them once everybody had theirs goes to the largest, each of whom is
-    looked at up to three times, from nearer, the third time told the reading of the whole picture
+    looked at up to `turns` times, from nearer, the third time told the reading of the whole picture
     again. close_ups: where nobody is shown or somebody is too large for the picture, its middle is
     looked at as well, at first told nothing. title: which file runs where.
     """
 
     def __init__(
         self, answer: Answer, bones: bool = True, most: int = EVERYBODY, title: str = "",
-        crowds: bool = True, looks: int = 0, close_ups: bool = False,
+        crowds: bool = True, looks: int = 0, turns: int = 3, close_ups: bool = False,
     ) -> None:  # fmt: skip
         self.title = title
         self._looks = looks
+        self._turns = turns
         self._close_ups = close_ups
         self._answer = answer
         self._bones = bones
@@ -86,7 +87,7 @@ class Portraits:
         for n, person in zip(rows, self._read(picture, boxes[rows], rows, known, width, height)):
             found[n] = person
         left = self._looks - len(rows)
-        for turn in range(1, _MOST_LOOKS):
+        for turn in range(1, self._turns):
             rows = [n for n in rows if found[n] is not None]
             if not rows:
                 break
@@ -211,5 +212,6 @@ def load_portraits(
     title = f"{row.path.name} {digest[row.path][:12]} ({session.precision}) by {session.engine}"
     log.info("portraits: %s; %s", title, chosen)
     answer = mirrored(session.run) if thorough else session.run
-    looks = _MOST_LOOKS * most if thorough else LARGEST * crowds
-    return Portraits(answer, bones, most, title, crowds, looks, close_ups)
+    looks = _TURNS * most if thorough else LARGEST * crowds
+    turns = _TURNS if thorough else _TURNS_OF_VIDEOS
+    return Portraits(answer, bones, most, title, crowds, looks, turns, close_ups)
