@@ -81,7 +81,11 @@ def next_looks(
 
 
 def closer(boxes_px: Float) -> Float:
-    """Return corners (N, 4) that show people, once read in their boxes, from somewhat nearer."""
+    """Return corners (N, 4) that show people, once read in their boxes, from somewhat nearer.
+
+    Source of the idea: Toshev and Szegedy 2014 (DeepPose), section 3.2: later stages of a cascade
+    see smaller parts of the picture round what was read.
+    """
     middle = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2
     half = _CLOSER * (boxes_px[:, 2:] - middle)
     return np.concatenate([middle - half, middle + half], 1)

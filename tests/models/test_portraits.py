@@ -127,6 +127,9 @@ def test_a_second_look_is_told_what_the_first_showed():
     assert len(clues) == 3, "who is where they were is not looked at again"
     assert len(Portraits(answer, looks=100)(frame.picture, [person], *frame.shape[::-1])) == 1
     assert len(clues) == 6, "three looks at the most"
+    own = [c[0, : len(JOINTS_2D)].reshape(len(JOINTS_2D), -1).max(1) > 0 for c in clues]
+    assert own[4][~chest].sum() > 5
+    assert not own[5][~chest].any(), "the third is told what the whole picture showed"
 
 
 def test_somebody_before_the_camera_whom_nobody_saw_is_read_in_the_middle():
