@@ -7,7 +7,7 @@ COCO model: 18 or 19 heat-maps and 38 field channels at stride 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,18 +104,7 @@ def open_teacher(path: Path, threads: int = 1, layer: str | None = None) -> Teac
         WeightsError: the file is missing or answers other maps, or there is no such layer.
     """
     core = engine("openvino", "openvino").Core()
-    try:
-        model = core.read_model(path)
-    except (RuntimeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[-1]
-        raise WeightsError(f"{path}: no network to learn from ({reason}): check --teacher") from (
-            None
-        )
-    if layer is not None:
-        found = [o for o in model.get_ordered_ops() if o.get_friendly_name() == layer]
-        if not found:
-            raise WeightsError(f"{path} has no layer {layer}: look at it with Netron")
-        model.add_outputs([found[0].output(0)])
+    model = with_layers(path, [] if layer is None else [layer])
     compiled: dict[tuple[int, ...], Any] = {}
     joints, limbs = _mapping()
 
@@ -139,6 +128,27 @@ def open_teacher(path: Path, threads: int = 1, layer: str | None = None) -> Teac
         return replace(hints, layer=torch.from_numpy(hidden.astype(np.float32)).to(images.device))
 
     return teacher
+
+
+def with_layers(path: Path, layers: Sequence[str]) -> Any:
+    """Return the OpenVINO model of an .xml or ONNX file that answers these operations, too.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or there is no such operation.
+    """
+    try:
+        model = engine("openvino", "openvino").Core().read_model(path)
+    except (RuntimeError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[-1]
+        raise WeightsError(f"{path}: no network to learn from ({reason}): check --teacher") from (
+            None
+        )
+    there = {o.get_friendly_name(): o for o in model.get_ordered_ops()}
+    for layer in layers:
+        if layer not in there:
+            raise WeightsError(f"{path} has no layer {layer}: look at it with Netron")
+    model.add_outputs([there[layer].output(0) for layer in layers])
+    return model
 
 
 def enlarged(teacher: Teacher, times: int) -> Teacher:

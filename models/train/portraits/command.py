@@ -18,6 +18,7 @@ from manypose.models.train.packs import Photo
 from manypose.models.train.portraits import loop, patches
 from manypose.models.train.portraits.batch import Drawer
 from manypose.models.train.portraits.first import Find
+from manypose.models.train.portraits.guide import open_teacher
 from manypose.models.train.portraits.hold_out import HoldOut
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, help=f"portraits in a step (default {plan.batch})")
     parser.add_argument("--lr", type=float, help=f"peak of the step size (default {plan.lr:g})")
+    parser.add_argument("--teacher", type=Path, metavar="FILE",
+                        help=".toml of a network for one person's crop whose layers are learnt, "
+                             "too (docs/own_networks.md)")  # fmt: skip
+    parser.add_argument("--teacher-layers", nargs="+", metavar="NAME", default=[],
+                        help="names of these layers, each met by ours of its grid")  # fmt: skip
+    parser.add_argument("--weight-teacher", type=float,
+                        help=f"of their loss (default {plan.weight_teacher:g})")  # fmt: skip
     parser.add_argument("--score-every", type=float, metavar="S", help="seconds between scores")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -59,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         UsageError: options make no sense together.
+        ConfigError: the --teacher is not described as it must be.
         DeviceError: there is no such device.
         SourceError: a source cannot be read.
         WeightsError: --init or the run to resume are of another network.
@@ -68,13 +77,19 @@ def run(args: argparse.Namespace) -> int:
     given = {
         "minutes": args.minutes, "steps": args.steps, "width": args.width, "batch": args.batch,
         "lr": args.lr, "score_every_s": args.score_every, "seed": args.seed,
+        "weight_teacher": args.weight_teacher,
     }  # fmt: skip
     plan = replace(loop.Plan(), **{k: v for k, v in given.items() if v is not None})
     if min(plan.minutes, plan.width, plan.lr, plan.batch) <= 0:
         raise UsageError("--minutes, --width, --lr and --batch must be above 0")
+    if (args.teacher is None) != (not args.teacher_layers):
+        raise UsageError("--teacher and --teacher-layers go together: give both")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # averaged weights that fade away make a CPU slow
+    teacher = None
+    if args.teacher is not None:
+        teacher = open_teacher(args.teacher, args.teacher_layers, args.threads or 1)
     device = ranks.join(stage1.device_named(args.device))
     if ranks.here()[0]:
         logging.getLogger("manypose").setLevel(logging.WARNING)  # one process speaks for all
@@ -92,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     drawer = Drawer(held, torch.device(device), rng)
     val = [p for a in args.val for p in readers.open_source(a)] if ranks.here()[0] == 0 else []
     _LOG.info("%d people to learn from, %d photos to score on", len(held), len(val))
-    loop.train(plan, drawer, HoldOut(val), args.out, args.init, args.resume, began)
+    loop.train(plan, drawer, HoldOut(val), args.out, args.init, args.resume, began, teacher)
     _LOG.info("weights in %s", args.out / checkpoints.EMA)
     return 0
 

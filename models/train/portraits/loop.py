@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from manypose.errors import ManyposeError, OutputError, WeightsError
 from manypose.models.portrait import Portrait, PortraitMaps
-from manypose.models.train import checkpoints, muon, ranks, sheets, widen
-from manypose.models.train.portraits import hold_out
+from manypose.models.train import checkpoints, muon, ranks, widen
+from manypose.models.train.portraits import hold_out, pictures
 from manypose.models.train.portraits.batch import Batch, Drawer, Variation
+from manypose.models.train.portraits.guide import Guide, Teacher
 from manypose.models.train.portraits.hold_out import HoldOut
 from manypose.models.train.recipe import step_size
 from manypose.models.train.stop import Stop
@@ -34,13 +35,16 @@ _LOG = logging.getLogger(__name__)
 KIND = "portrait"
 TABLE = "portraits.csv"
 _COLUMNS = (
-    "step", "portraits", "minutes", "lr", "places", "seen", "bones", "per_s", "AP", "ap_error",
-    "AP50", "AR", "AP_told", "pck", "pck_told", "pose_mm", "pose_constant_mm",
+    "step", "portraits", "minutes", "lr", "places", "seen", "bones", "teacher", "per_s", "AP",
+    "ap_error", "AP50", "AR", "AP_told", "pck", "pck_told", "pose_mm", "pose_constant_mm",
 )  # fmt: skip
 _PROGRESS_S = 10.0
 # The entropy of a joint's Gaussian: the loss of places cannot be less.
 _LEAST = math.log(2 * math.pi * math.e * SIGMA_CELLS**2)
 _BEND = 0.2  # of the smooth L1: network units, 5 cm
+# A teacher is asked at every step at first, then at every second one, at last the labels alone
+# say what is right.
+_AT_FIRST, _AT_LAST = 0.1, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Plan:
     clip: float = 5.0
     weight_bones: float = 0.3
     weight_seen: float = 0.5
+    weight_teacher: float = 1.0
     average_s: float = 6.0  # several processes average their weights so often
     score_every_s: float = 600.0
     save_every_s: float = 120.0
@@ -66,18 +71,18 @@ class Plan:
 
 def train(
     plan: Plan, drawer: Drawer, held: HoldOut, out: Path, init: Path | None, resume: bool,
-    began: float,
+    began: float, teacher: Teacher | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Train into the folder `out` and return the last scores.
 
-    began: `time.monotonic()` from which the minutes count.
+    began: `time.monotonic()` from which the minutes count. teacher: whose layers are learnt, too.
 
     Raises:
         ManyposeError: the losses are not finite any more.
         WeightsError: `init` or last.pt are of another network.
         OutputError: `out` cannot be written.
     """
-    run = _Run(plan, drawer, held, out, began)
+    run = _Run(plan, drawer, held, out, began, teacher)
     if resume and (out / checkpoints.LAST).exists():
         run.restore()
     elif init is not None:
@@ -131,7 +136,10 @@ def network(path: Path) -> tuple[Portrait, dict[str, Any]]:
 class _Run:
     """State of one run."""
 
-    def __init__(self, plan: Plan, drawer: Drawer, held: HoldOut, out: Path, began: float) -> None:
+    def __init__(
+        self, plan: Plan, drawer: Drawer, held: HoldOut, out: Path, began: float,
+        teacher: Teacher | None = None,
+    ) -> None:  # fmt: skip
         self.plan, self.drawer, self.held, self.out, self.began = plan, drawer, held, out, began
         self.rank, self.world = ranks.here()
         self.device = drawer.device
@@ -140,11 +148,13 @@ class _Run:
         self.net = Portrait(plan.width).to(self.device)
         channels_last(self.net)
         self.mean = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self.guide = None if teacher is None else Guide(teacher, self.net, self.device)
         self.optimizer = muon.Muon(muon.grouped(self.net, plan.weight_decay, plan.lr), plan.lr)
         self.step = self.portraits = self.alone = 0
         self.used_s = self.reserve_s = 0.0
         self.sums = torch.zeros(3, device=self.device)
-        self.count = 0
+        self.taught = torch.zeros((), device=self.device)
+        self.count = self.lessons = 0
         self.mark = (0, time.monotonic())
         self.exchanged = time.monotonic()
 
@@ -155,6 +165,8 @@ class _Run:
         checkpoints.load_weights(self.net, content.get("net", {}), path)
         checkpoints.load_weights(self.mean, content["mean"], path)
         self.optimizer.load_state_dict(content["optimizer"])
+        if self.guide is not None and content.get("guide"):
+            self.guide.restore(content["guide"])
         self.step, self.portraits = content["step"], content["portraits"]
         self.used_s = content["used_s"]
         self.mark = (self.portraits, time.monotonic())
@@ -180,7 +192,7 @@ class _Run:
         if self.rank == 0 and self.step == 0:
             _begin(self.out)
             picture = self.drawer.take(40, self.plan.how)
-            label_sheet(self.out / "labels.jpg", picture)
+            pictures.label_sheet(self.out / "labels.jpg", picture)
         while True:
             share, stopped = self._agreed(stop.number is not None)
             if stopped or share >= 1:
@@ -215,7 +227,7 @@ class _Run:
         if time.monotonic() - self.exchanged < self.plan.average_s and not over:
             return min(share, 1 - 1e-6), False
         sums = [share if self.rank == 0 else 0.0, float(stopped), float(self.alone)]
-        values = [v for v in self.net.state_dict().values() if v.is_floating_point()]
+        values = _floats(self.net) + ([] if self.guide is None else _floats(self.guide.between))
         share, stops, count = ranks.averaged(values, self.alone, sums)
         self.portraits += round(count)
         self.alone, self.exchanged = 0, time.monotonic()
@@ -229,10 +241,18 @@ class _Run:
         pieces = self._losses(batch)
         places, seen, bones = pieces
         total = places + plan.weight_seen * seen + plan.weight_bones * bones
+        guide = self.guide if share < (_AT_LAST if self.step % 2 == 0 else _AT_FIRST) else None
+        if guide is not None:
+            taught = guide.loss(batch.images, (batch.seen * batch.weight > 0).any(1))
+            total = total + plan.weight_teacher * taught
         total.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), plan.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if guide is not None:
+            guide.step()
+            self.taught += taught.detach()
+            self.lessons += 1
         self.step += 1
         self.alone += plan.batch
         if self.world == 1:
@@ -272,6 +292,9 @@ class _Run:
             )
         return mean
 
+    def _taught(self) -> float:
+        return float(self.taught) / max(self.lessons, 1)
+
     def _rate(self) -> float:
         return (self.portraits - self.mark[0]) / max(time.monotonic() - self.mark[1], 1e-6)
 
@@ -279,8 +302,9 @@ class _Run:
         places, seen, bones = self._check()
         left = (1 - share) * self.clock_s() / max(share, 1e-6) / 60
         _LOG.info(
-            "step %d, %.0f %%: places %.3f seen %.3f bones %.3f, %.0f portraits/s, %.1f min left",
-            self.step, 100 * share, places, seen, bones, self._rate(), left,
+            "step %d, %.0f %%: places %.3f seen %.3f bones %.3f%s, %.0f portraits/s, %.1f min left",
+            self.step, 100 * share, places, seen, bones,
+            f" teacher {self._taught():.3f}" if self.lessons else "", self._rate(), left,
         )  # fmt: skip
 
     def _report(self) -> dict[str, float]:
@@ -291,6 +315,7 @@ class _Run:
             "step": self.step, "portraits": self.portraits,
             "minutes": round(self.clock_s() / 60, 2), "lr": self.optimizer.param_groups[0]["lr"],
             "places": float(places), "seen": float(seen), "bones": float(bones),
+            "teacher": self._taught() if self.lessons else "",
             "per_s": round(self._rate(), 1), **found,
         }  # fmt: skip
         _add(self.out, row)
@@ -301,7 +326,8 @@ class _Run:
                   told or "nobody to score on")  # fmt: skip
         self.save(found)
         self.sums.zero_()
-        self.count, self.mark = 0, (self.portraits, time.monotonic())
+        self.taught.zero_()
+        self.count, self.lessons, self.mark = 0, 0, (self.portraits, time.monotonic())
         self.reserve_s = 1.1 * (time.monotonic() - began)
         return found
 
@@ -311,12 +337,7 @@ class _Run:
             return
         shown = hold_out.plain_sheets(some)
         maps, _ = hold_out.of_network(self.mean, self.device)(shown)
-        plain = np.array([[1.0, 0, 0], [0, 1, 0]])
-        tiles = []
-        for image, heat in zip(some, maps):
-            person = hold_out.person(heat, plain)
-            tiles.append(_tile(image, person.joints_px, person.confidence > 0.15))
-        sheets.write(self.out / "people.jpg", tiles, 12)
+        pictures.people_sheet(self.out / "people.jpg", some, maps)
 
     def save(self, scores: dict[str, float]) -> None:
         """Write last.pt and the averaged weights."""
@@ -326,6 +347,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(), "step": self.step,
             "portraits": self.portraits, "used_s": float(self.clock_s()),
             "rng": self.drawer.rng.get_state(),
+            "guide": None if self.guide is None else self.guide.state(),
         }  # fmt: skip
         checkpoints.save(self.out / checkpoints.LAST, content)
         about = {
@@ -338,29 +360,6 @@ class _Run:
 
 def _floats(net: nn.Module) -> list[Tensor]:
     return [v for v in net.state_dict().values() if v.is_floating_point()]
-
-
-def label_sheet(path: Path, batch: Batch) -> None:
-    """Write portraits of a batch with their labels, each beside the sum of its maps."""
-    tiles = []
-    for image, joints, heat, weight in zip(
-        batch.images, batch.joints_px, batch.heatmaps, batch.weight
-    ):
-        pixels = (255 * image.permute(1, 2, 0)).byte().cpu().numpy()
-        seen = (heat.amax((1, 2)) > 0).cpu().numpy()
-        veil = (255 * (heat * (weight > 0.3)[:, None, None]).amax(0)).byte().cpu().numpy()
-        beside = _tile(np.repeat(veil[..., None], 3, 2).repeat(4, 0).repeat(4, 1))
-        tiles.append(np.hstack([_tile(pixels, joints.cpu().numpy(), seen), beside]))
-    sheets.write(path, tiles, 8)
-
-
-def _tile(
-    image: np.ndarray, joints: np.ndarray | None = None, seen: np.ndarray | None = None
-) -> np.ndarray:
-    larger = image.repeat(2, 0).repeat(2, 1)
-    if joints is None or seen is None:
-        return larger
-    return sheets.draw_people(larger, [(2 * joints + 0.5, seen)])
 
 
 def _begin(out: Path) -> None:
