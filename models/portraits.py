@@ -13,7 +13,7 @@ from manypose.models import choice, weights
 from manypose.models.preprocess import BORDER, scale_parts
 from manypose.models.sessions import Array, Wish
 from manypose.pose import portraits
-from manypose.pose.close_ups import cut_off, is_close, middle
+from manypose.pose.close_ups import cut_off, middle, unsure, with_middle
 from manypose.pose.joints import MIRROR, MIRROR_2D
 from manypose.pose.portraits import (
     EVERYBODY,
@@ -43,7 +43,7 @@ class Portraits:
     Whose portrait shows them elsewhere is looked at once more, told what was read. looks: at a
     picture; what is left of them once everybody had theirs goes to the largest, each of whom is
     looked at up to `turns` times, from nearer, the third time told the reading of the whole picture
-    again. close_ups: where nobody is shown or somebody is too large for the picture, its middle is
+    again. close_ups: where nobody is sure or somebody is too large for the picture, its middle is
     looked at as well, at first told nothing. title: which file runs where.
     """
 
@@ -71,10 +71,10 @@ class Portraits:
         """
         known = [p for p in people if (p.confidence > 0).any()]
         kept = self._own(picture, known, width, height) if known else []
-        if self._close_ups and cut_off(known, width, height):
-            closest = self._in_the_middle(picture, width, height)
-            if closest is not None and is_close(closest, kept, width, height):
-                kept.append(closest)
+        if self._close_ups and (cut_off(known, width, height) or unsure(kept)):
+            person = self._in_the_middle(picture, width, height)
+            if person is not None:
+                kept = with_middle(kept, person, width, height)
         return portraits.distinct(kept)
 
     def _own(

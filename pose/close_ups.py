@@ -8,12 +8,14 @@ coarser there, so only people are taken over whom the usual look would not have 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manypose.pose.joining import statures
+from manypose.pose.portraits import boxes
 from manypose.pose.records import Float, Person2D
 
 _LARGE = 0.5  # of the height of the network's input, between the outermost joints
@@ -25,6 +27,9 @@ _CUT_OFF = 1.2  # the stature, of the height of the picture, of somebody who is 
 # Scores from which somebody read in the middle counts: beside others, and where nobody else is.
 _SURE, _ALONE = 0.45, 0.6
 _CROWD = 5  # so many people are not before a webcam
+_UNSURE = 0.5  # the score below which all readings of a picture may be wrong
+_UNTOLD = 0.7  # the score of who was read without being told anything counts so much
+_COVERED = 0.5  # of a box: readings that have so much in common are of one person
 
 
 def may_be_close(people: Sequence[Person2D], width: int, height: int) -> bool:
@@ -70,6 +75,39 @@ def cut_off(people: Sequence[Person2D], width: int, height: int) -> bool:
     if len(shown) >= _CROWD:
         return False
     return not shown or any(_too_tall(p, width, height) for p in shown)
+
+
+def unsure(people: Sequence[Person2D]) -> bool:
+    """Return whether nobody in a picture was read surely: they may be upside down, or crouch."""
+    return all(p.score < _UNSURE for p in people)
+
+
+def with_middle(
+    people: Sequence[Person2D], person: Person2D, width: int, height: int
+) -> list[Person2D]:
+    """Return the people of a picture, and who was read in its middle where that is to be believed.
+
+    Whoever is close to the camera is added. Others only where nobody is sure, if they are surer
+    than everybody; then they take the place of all readings that cover them. width, height: px.
+    """
+    if is_close(person, people, width, height):
+        return [*people, person]
+    score = _UNTOLD * person.score
+    if not unsure(people) or any(p.score >= score for p in people):
+        return list(people)
+    own = _corners_px(person)
+    rest = [p for p in people if _common(_corners_px(p), own) < _COVERED]
+    return [*rest, replace(person, score=score)]
+
+
+def _corners_px(person: Person2D) -> Float:
+    return np.asarray(boxes([person])[0])
+
+
+def _common(a_px: Float, b_px: Float) -> float:
+    """Return the share of a box, corners, that another one covers."""
+    side = np.minimum(a_px[2:], b_px[2:]) - np.maximum(a_px[:2], b_px[:2])
+    return float(side.clip(0).prod() / (a_px[2:] - a_px[:2]).prod())
 
 
 def _too_tall(person: Person2D, width: int, height: int) -> bool:

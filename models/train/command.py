@@ -163,7 +163,7 @@ def _of_name(
     if args.careful or args.second_looks or args.portraits:
         program = front_end.load_front_end(
             name, "auto", args.device, args.threads, precision, size=size, careful=args.careful,
-            close_ups=args.second_looks, long_shots=args.second_looks,
+            close_ups=args.second_looks or args.careful, long_shots=args.second_looks,
             portraits=(LARGEST if args.second_looks else EVERYBODY) * args.portraits,
             mirror=args.photographs,
         )  # fmt: skip

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from manypose.pose.close_ups import cut_off, is_close, may_be_close, middle, with_close_ups
+from manypose.pose.close_ups import (
+    cut_off,
+    is_close,
+    may_be_close,
+    middle,
+    unsure,
+    with_close_ups,
+    with_middle,
+)
 from manypose.pose.joints import INDEX_2D, JOINTS_2D
 from manypose.pose.records import Person2D
 
@@ -79,3 +87,17 @@ def test_who_is_read_in_the_middle_must_be_large_and_surer_where_nobody_is() -> 
     assert not is_close(small, others, W, H)
     assert not is_close(large, [], W, H)
     assert is_close(replace(large, score=0.65), [], W, H)
+
+
+def test_who_is_read_untold_takes_the_place_of_unsure_readings_of_the_same_person() -> None:
+    wrong, far = person(0.3, (320, 200), 200), person(0.35, (80, 100), 60)
+    acrobat = person(0.8, (330, 190), 240)
+    assert unsure([]) and unsure([wrong, far]) and not unsure([wrong, person(0.6, (80, 100), 60)])
+    kept, added = with_middle([far, wrong], acrobat, W, H)
+    assert kept == far
+    assert added.joints_px is acrobat.joints_px and 0.35 < added.score < acrobat.score
+    assert with_middle([], acrobat, W, H) == [added]
+    sure = person(0.6, (80, 100), 60)
+    assert with_middle([sure, wrong], acrobat, W, H) == [sure, wrong]  # somebody is
+    weak = replace(acrobat, score=0.4)
+    assert with_middle([far, wrong], weak, W, H) == [far, wrong]  # no surer than they
