@@ -87,13 +87,14 @@ def with_middle(
 ) -> list[Person2D]:
     """Return the people of a picture, and who was read in its middle where that is to be believed.
 
-    Whoever is close to the camera is added. Others only where nobody is sure, if they are surer
-    than everybody; then they take the place of all readings that cover them. width, height: px.
+    Whoever is close to the camera is added, others only where nobody is sure, if they are surer
+    than everybody. Unsure readings that they cover are theirs. width, height: px.
     """
-    if is_close(person, people, width, height):
-        return [*people, person]
-    score = _UNTOLD * person.score
-    if not unsure(people) or any(p.score >= score for p in people):
+    close = is_close(person, people, width, height)
+    if not unsure(people):
+        return [*people, person] if close else list(people)
+    score = person.score if close else _UNTOLD * person.score
+    if not close and any(p.score >= score for p in people):
         return list(people)
     own = _corners_px(person)
     rest = [p for p in people if _common(_corners_px(p), own) < _COVERED]

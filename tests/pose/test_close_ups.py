@@ -90,14 +90,24 @@ def test_who_is_read_in_the_middle_must_be_large_and_surer_where_nobody_is() -> 
 
 
 def test_who_is_read_untold_takes_the_place_of_unsure_readings_of_the_same_person() -> None:
-    wrong, far = person(0.3, (320, 200), 200), person(0.35, (80, 100), 60)
-    acrobat = person(0.8, (330, 190), 240)
-    assert unsure([]) and unsure([wrong, far]) and not unsure([wrong, person(0.6, (80, 100), 60)])
+    acrobat = replace(before_the_camera(60), score=0.8)
+    upside_down = acrobat.joints_px * (1, -1) + (0, 2 * np.nanmean(acrobat.joints_px[:, 1]))
+    wrong, far = replace(acrobat, joints_px=upside_down, score=0.3), person(0.35, (60, 60), 60)
+    assert unsure([])
+    assert unsure([wrong, far])
+    assert not unsure([wrong, replace(far, score=0.6)])
     kept, added = with_middle([far, wrong], acrobat, W, H)
     assert kept == far
-    assert added.joints_px is acrobat.joints_px and 0.35 < added.score < acrobat.score
-    assert with_middle([], acrobat, W, H) == [added]
-    sure = person(0.6, (80, 100), 60)
-    assert with_middle([sure, wrong], acrobat, W, H) == [sure, wrong]  # somebody is
-    weak = replace(acrobat, score=0.4)
-    assert with_middle([far, wrong], weak, W, H) == [far, wrong]  # no surer than they
+    assert added.joints_px is acrobat.joints_px
+    assert 0.35 < added.score < acrobat.score
+    (alone,) = with_middle([], acrobat, W, H)
+    assert alone.score == added.score
+    others = [replace(far, score=0.6), wrong]  # somebody is sure
+    assert with_middle(others, acrobat, W, H) == others
+    weak = replace(acrobat, score=0.4)  # no surer than they
+    assert with_middle([far, wrong], weak, W, H) == [far, wrong]
+    large = replace(before_the_camera(160), score=0.8)
+    kept, added = with_middle([far, wrong], large, W, H)
+    assert kept == far
+    assert (added.joints_px is large.joints_px, added.score) == (True, 0.8)
+    assert with_middle(others, large, W, H) == [*others, large]
