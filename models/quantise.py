@@ -184,13 +184,13 @@ def quantise_openvino(
     Raises:
         DeviceError: NNCF or OpenVINO is not installed.
     """
-    from manypose.models.sessions import engine
+    from manypose.models.sessions import engine, openvino_core
 
     ov, nncf = engine("openvino", "openvino"), engine("nncf", "nncf")
     meta = _described(path)
     outputs = OUTPUTS_OF[meta["manypose.kind"]]
     test, calibration = _prepared(meta, images, count)
-    model = ov.Core().read_model(str(path))
+    model = openvino_core().read_model(str(path))
     model.reshape([1, *test.shape[1:]])
     parts = _FLOAT_OPENVINO.get(meta["manypose.kind"], ())
     kinds = ("Convolution", "MatMul")

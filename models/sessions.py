@@ -29,6 +29,7 @@ Array = NDArray[Any]
 PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch onnx", "nncf": "nncf"}
 _REPORTS = "openvino_telemetry"
 _REPORTING = ("openvino", "nncf")
+_CORE: dict[str, Any] = {}  # filled by openvino_core
 _MODULES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ("torch", "onnx")}
 
 
@@ -107,6 +108,21 @@ def engine(module: str, runtime: str) -> Any:
         raise DeviceError(
             f"the {runtime} runtime is not installed ({e}); pip install {PIP[runtime]}"
         ) from e
+
+
+def openvino_core() -> Any:
+    """Return OpenVINO's Core, one for the whole life of the process.
+
+    The first time a Core compiles for the CPU it gives signal handlers a stack of their own, and
+    takes it away when it goes. Of several the stack of one that has gone may be left, and then
+    Ctrl-C ends the process without a word (seen in OpenVINO 2026.4).
+
+    Raises:
+        DeviceError: OpenVINO is not installed.
+    """
+    if not _CORE:
+        _CORE.setdefault("", engine("openvino", "openvino").Core())
+    return _CORE[""]
 
 
 @contextlib.contextmanager
@@ -240,7 +256,7 @@ def _openvino(path: Path, wish: Wish) -> Session:
     if path.suffix.lower() == ".onnx":
         onnx_file.describe(path)
     device = {"cpu": "CPU", "gpu": "GPU"}.get(wish.device)
-    core = ov.Core()
+    core = openvino_core()
     if device is None or device not in core.available_devices:
         raise DeviceError(
             f"OpenVINO has no device {wish.device}, only {', '.join(core.available_devices)}; "

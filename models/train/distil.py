@@ -19,7 +19,7 @@ from torch import Tensor
 
 from manypose.errors import WeightsError
 from manypose.models.heads import Maps
-from manypose.models.sessions import engine
+from manypose.models.sessions import openvino_core
 from manypose.models.train.losses import heatmap_loss
 from manypose.models.train.targets import POSITIVE, Targets
 from manypose.pose.joints import INDEX_2D, LIMBS
@@ -103,7 +103,7 @@ def open_teacher(path: Path, threads: int = 1, layer: str | None = None) -> Teac
     Raises:
         WeightsError: the file is missing or answers other maps, or there is no such layer.
     """
-    core = engine("openvino", "openvino").Core()
+    core = openvino_core()
     model = with_layers(path, [] if layer is None else [layer])
     compiled: dict[tuple[int, ...], Any] = {}
     joints, limbs = _mapping()
@@ -137,7 +137,7 @@ def with_layers(path: Path, layers: Sequence[str]) -> Any:
         WeightsError: the file is missing or damaged, or there is no such operation.
     """
     try:
-        model = engine("openvino", "openvino").Core().read_model(path)
+        model = openvino_core().read_model(path)
     except (RuntimeError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[-1]
         raise WeightsError(f"{path}: no network to learn from ({reason}): check --teacher") from (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from manypose.errors import WeightsError
 from manypose.models import own_networks, topdown
 from manypose.models.portrait import Portrait
-from manypose.models.sessions import engine
+from manypose.models.sessions import openvino_core
 from manypose.models.train.distil import layer_loss, with_layers
 from manypose.models.train.student import bf16_here
 from manypose.pose.portraits import HEIGHT, STRIDE, WIDTH
@@ -54,7 +54,7 @@ def open_teacher(path: Path, layers: Sequence[str], threads: int = 1) -> Teacher
         if count not in compiled:
             shape = (height, width, 3) if pose.layout == "nhwc" else (3, height, width)
             model.reshape([count, *shape])
-            core = engine("openvino", "openvino").Core()
+            core = openvino_core()
             compiled[count] = core.compile_model(model, "CPU", settings)
         large = nn.functional.interpolate(
             images.cpu().float(), size=(height, width), mode="bicubic", align_corners=False
