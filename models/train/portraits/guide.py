@@ -18,12 +18,14 @@ from manypose.errors import WeightsError
 from manypose.models import own_networks, topdown
 from manypose.models.portrait import Portrait
 from manypose.models.sessions import openvino_core
-from manypose.models.train.distil import layer_loss, with_layers
+from manypose.models.train import checkpoints
+from manypose.models.train.distil import with_layers
 from manypose.models.train.student import bf16_here
 from manypose.pose.portraits import HEIGHT, STRIDE, WIDTH
 
 Teacher = Callable[[Tensor], "list[Tensor]"]
 _LR = 2e-3  # of the layers between the two networks
+_FAR = 6.0  # standard deviations: single cells do not count more
 
 
 def open_teacher(path: Path, layers: Sequence[str], threads: int = 1) -> Teacher:
@@ -34,13 +36,15 @@ def open_teacher(path: Path, layers: Sequence[str], threads: int = 1) -> Teacher
 
     Raises:
         ConfigError: the TOML is wrong.
-        WeightsError: a file is missing or damaged, or there is no such layer.
+        WeightsError: a file is missing or damaged, or there is no such layer; when it is called:
+            layers are no maps.
     """
     pose = own_networks.read(path).pose
     if pose.kind == "one-stage":
         raise WeightsError(f"{path} looks at whole pictures: a teacher is shown one person")
     model = with_layers(pose.file, layers)
-    answers = len(model.outputs) - len(layers)
+    ends = [r.input_value(0).get_node().get_friendly_name() for r in model.get_results()]
+    places = [ends.index(layer) for layer in layers]
     hint = "bf16" if bf16_here(torch.device("cpu")) else "f32"
     # pinned, the teachers of several processes would all wait for the first core
     settings = {
@@ -53,14 +57,21 @@ def open_teacher(path: Path, layers: Sequence[str], threads: int = 1) -> Teacher
         count, (width, height) = len(images), pose.input
         if count not in compiled:
             shape = (height, width, 3) if pose.layout == "nhwc" else (3, height, width)
-            model.reshape([count, *shape])
-            core = openvino_core()
-            compiled[count] = core.compile_model(model, "CPU", settings)
+            try:
+                model.reshape([count, *shape])
+                compiled[count] = openvino_core().compile_model(model, "CPU", settings)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise WeightsError(f"{pose.file} cannot be a teacher ({reason})") from None
         large = nn.functional.interpolate(
             images.cpu().float(), size=(height, width), mode="bicubic", align_corners=False
         )
         x = topdown.blob(255 * large.permute(0, 2, 3, 1).numpy(), pose)
-        found = list(compiled[count]([x]).values())[answers:]
+        answers = list(compiled[count]([x]).values())
+        found = [answers[place] for place in places]
+        for name, layer in zip(layers, found):
+            if layer.ndim != 4:
+                raise WeightsError(f"{pose.file}: layer {name} answers no maps: name another")
         return [torch.from_numpy(f.astype(np.float32)).to(images.device) for f in found]
 
     return teacher
@@ -96,10 +107,10 @@ class Guide:
         if not somebody.any():
             return images.new_zeros(())
         wanted = self._teacher(images)
-        losses = [
-            layer_loss(between(self._made[n].float())[somebody], layer[somebody])
-            for between, n, layer in zip(self.between, self._from, wanted)
-        ]
+        losses = []
+        for between, n, layer in zip(self.between, self._from, wanted):
+            got = between(self._made[n].float())[somebody]
+            losses.append(nn.functional.mse_loss(got, _even(layer[somebody], got.shape[2:])))
         return torch.stack(losses).mean()
 
     def step(self) -> None:
@@ -111,10 +122,21 @@ class Guide:
         """Return what goes on from here."""
         return {"between": self.between.state_dict(), "optimizer": self._optimizer.state_dict()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        self.between.load_state_dict(state["between"])
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from the `state` that a file has.
+
+        Raises:
+            WeightsError: it is of other layers.
+        """
+        checkpoints.load_weights(self.between, state["between"], path)
         self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _even(layer: Tensor, size: torch.Size) -> Tensor:
+    """Return a layer (B, c, h, w) in this size, each channel about nought and as loud as others."""
+    layer = nn.functional.interpolate(layer, size=size, mode="bilinear", align_corners=False)
+    spread, mean = torch.std_mean(layer, (0, 2, 3), keepdim=True)
+    return ((layer - mean) / spread.clamp_min(1e-3)).clamp(-_FAR, _FAR)
 
 
 def _width(tap: nn.Module) -> int:

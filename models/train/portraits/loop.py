@@ -166,7 +166,7 @@ class _Run:
         checkpoints.load_weights(self.mean, content["mean"], path)
         self.optimizer.load_state_dict(content["optimizer"])
         if self.guide is not None and content.get("guide"):
-            self.guide.restore(content["guide"])
+            self.guide.restore(content["guide"], path)
         self.step, self.portraits = content["step"], content["portraits"]
         self.used_s = content["used_s"]
         self.mark = (self.portraits, time.monotonic())
