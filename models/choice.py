@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +33,8 @@ from manypose.models.weights import Weights
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_PROBE_ROUNDS = 5
+# Small networks are timed more often: other programs disturb them more.
+_ROUNDS_MIN, _ROUNDS_MAX, _PROBE_S = 5, 40, 0.5
 _decided: dict[str, Any] = {}  # what this process chose, by the question
 _told: dict[str, Any] = {}  # what another did, which counts more
 
@@ -83,14 +85,14 @@ def _choose(
     def start(at: int) -> Session:
         row, name = options[at]
         session = RUNTIMES[name](row.path, _precise(wish, row))
-        _seconds(session, wish.batch)
+        _seconds(session, wish)
         return session
 
     if len(options) == 1:
         return *options[0], start(0), "nothing else to choose from"
     key = "|".join([
-        "4", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
-        ",".join(wish.outputs), "x".join(map(str, wish.size or ())),
+        "5", cpu_name(), wish.device, str(wish.threads), wish.precision, str(wish.batch),
+        str(wish.together), ",".join(wish.outputs), "x".join(map(str, wish.size or ())),
         *(f"{name} {_version(name)} {digest[row.path][:16]}" for row, name in options),
     ])  # fmt: skip
     store = cache_folder() / "choice.json"
@@ -108,11 +110,12 @@ def _choose(
     if not trials:
         raise DeviceError(f"no installed engine runs on {wish.device}; use --device cpu")
     # Rounds in turn and the least time: other programs disturb all alike, and the least counts.
-    rounds = [
-        {at: _seconds(s, wish.batch) / wish.batch for at, s in trials.items()}
-        for _ in range(_PROBE_ROUNDS)
-    ]
-    least = {at: min(r[at] for r in rounds) for at in trials}
+    least = dict.fromkeys(trials, math.inf)
+    started = time.perf_counter()
+    for n in range(_ROUNDS_MAX):
+        if n >= _ROUNDS_MIN and time.perf_counter() - started > _PROBE_S:
+            break
+        least = {at: min(least[at], _seconds(s, wish)) for at, s in trials.items()}
     order = sorted(least, key=lambda at: least[at])
     spent = ", ".join(
         f"{options[at][1]} {_titled(options[at][0])} {1e3 * least[at]:.1f} ms" for at in order
@@ -166,15 +169,16 @@ def _nvidia() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/dxg").exists()
 
 
-def _seconds(session: Session, batch: int = 1) -> float:
-    """Run the network on grey pictures; return the seconds it took.
+def _seconds(session: Session, wish: Wish) -> float:
+    """Run the network on grey pictures, as many as come together; return the seconds for each.
 
     Where pictures go in parallel the one asked for stands for `batch` of them, each on its cores.
     """
-    shape = [1 if session.parallel else batch, *(d or 1 for d in session.inputs[0].shape[1:])]
+    count = max(1 if session.parallel else wish.batch, wish.together)
+    shape = [count, *(d or 1 for d in session.inputs[0].shape[1:])]
     started = time.perf_counter()
     session.run(np.full(shape, 114, np.uint8))
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / max(count, wish.batch)
 
 
 def _remembered(store: Path) -> dict[str, Any]:

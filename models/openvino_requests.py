@@ -15,17 +15,21 @@ Array = NDArray[Any]
 class Requests:
     """A network compiled for each number of pictures that one request takes.
 
-    A number left open costs time. compiled: returns the network for so many pictures; least, most:
-    how many a request takes, `most` where so many are there; that network is compiled when first
-    wanted. streams: requests of one call in work at once. outputs: their names. May be called by
-    several threads.
+    A number left open costs time, and so does a request for one picture where there are more.
+    compiled: returns the network for so many pictures; least, most: how many a request takes, and
+    what lies between in powers of two; a network is compiled when first wanted. streams: requests
+    of one call in work at once. outputs: their names. May be called by several threads.
     """
 
     def __init__(self, compiled: Callable[[int], Any], least: int, most: int, streams: int) -> None:
         self._compiled = compiled
-        self._least, self._most, self._streams = least, most, streams
+        self._streams = streams
+        sizes = [least]
+        while 2 * sizes[-1] <= most:
+            sizes.append(2 * sizes[-1])
+        self._sizes = sizes[::-1]
         self._networks = {least: compiled(least)}
-        self._spare: dict[int, deque[Any]] = {least: deque(), most: deque()}
+        self._spare: dict[int, deque[Any]] = {size: deque() for size in sizes}
         self.outputs = tuple(name(o, i) for i, o in enumerate(self._networks[least].outputs))
 
     def __call__(self, x: Array) -> dict[str, Array]:
@@ -35,8 +39,8 @@ class Requests:
         done = []
         begin = 0
         while begin < len(x):
-            many = len(x) - begin >= self._most
-            end = begin + (self._most if many else self._least)
+            left = len(x) - begin
+            end = begin + next((s for s in self._sizes if s <= left), self._sizes[-1])
             if len(waiting) == self._streams:
                 done.append(self._answer(*waiting.popleft()))
             waiting.append(self._started(x[begin:end]))

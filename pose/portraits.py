@@ -59,8 +59,9 @@ class Part:
 
 def boxes(people: Sequence[Person2D]) -> Float:
     """Return corners x1 y1 x2 y2 (N, 4), image px, round people of whom some joint is seen."""
-    points = np.array([np.where(p.confidence[:, None] > 0, p.joints_px, np.nan) for p in people])
-    low, high = np.nanmin(points, 1), np.nanmax(points, 1)
+    points = np.array([p.joints_px for p in people], float)
+    points[np.array([p.confidence for p in people]) <= 0] = np.nan
+    low, high = np.fmin.reduce(points, 1), np.fmax.reduce(points, 1)
     side = (high - low).max(1)
     margin = np.maximum(_ROUND * side, 0.5 * (_LEAST * statures(points) - side)).clip(2)[:, None]
     return np.concatenate([low - margin, high + margin], 1)
@@ -345,6 +346,11 @@ def part_of(box_px: Float, width: int, height: int, larger: float) -> Float:
     return np.array([[scale, 0, width / 2 - scale * x], [0, scale, height / 2 - scale * y]])
 
 
+def _mirrored(at: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    """Return numbers of rows with those beyond the first and the last one mirrored there."""
+    return np.asarray((size - 1) - np.abs((size - 1) - np.abs(at)))
+
+
 def highest(maps: Float, blur: int) -> tuple[Float, Float]:
     """Return x, y (M, 2) in cells and height (M,) of the largest peak of each map (M, h, w).
 
@@ -356,11 +362,9 @@ def highest(maps: Float, blur: int) -> tuple[Float, Float]:
     y, x = np.divmod(at, w)
     score = maps.reshape(m, -1)[np.arange(m), at]
     reach = 2 + blur // 2
-    padded = np.pad(maps, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
-    side = np.arange(2 * reach + 1)
-    patch = padded[
-        np.arange(m)[:, None, None], y[:, None, None] + side[:, None], x[:, None, None] + side
-    ]
+    side = np.arange(-reach, reach + 1)
+    rows, columns = _mirrored(y[:, None] + side, h), _mirrored(x[:, None] + side, w)
+    patch = maps[np.arange(m)[:, None, None], rows[:, :, None], columns[:, None]]
     kernel = cv2.getGaussianKernel(blur, 0)[:, 0]
     smooth = np.stack([np.convolve(row, kernel, "valid") for row in np.eye(len(side))], 1)
     g = np.log(np.maximum(smooth @ patch @ smooth.T, 1e-9))

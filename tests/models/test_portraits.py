@@ -89,10 +89,10 @@ def test_people_who_cross_are_not_mixed_more_than_in_the_first_reading(seen):
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_four_portraits_in_one_request_are_read_as_one_by_one(lanes):
+def test_portraits_in_requests_of_four_two_and_one_are_read_as_one_by_one(lanes):
     file = ROOT / "weights" / "portrait_int8.xml"
     rng = np.random.default_rng(4)
-    shown = rng.integers(0, 255, (9, portraits.SHEET_HEIGHT, portraits.WIDTH, 3), np.uint8)
+    shown = rng.integers(0, 255, (11, portraits.SHEET_HEIGHT, portraits.WIDTH, 3), np.uint8)
     alone = open_session(file, "openvino", Wish("cpu", lanes))
     four = open_session(file, "openvino", Wish("cpu", lanes, batch=lanes, together=4))
     for name, answers in four.run(shown).items():
