@@ -28,8 +28,6 @@ from manypose.pose.joints import (
     INDEX_2D,
     JOINTS,
     JOINTS_2D,
-    MIRROR,
-    MIRROR_2D,
     OKS_SIGMAS,
     PARENT,
     ROOT,
@@ -53,7 +51,6 @@ FEATURE_COUNT = UP_COLUMNS.stop
 
 _AT, _BONE = (np.array(column) for column in zip(*CARRIED, strict=True))
 _UP = [p if p >= 0 else j for j, p in enumerate(PARENT)]
-_MIRROR_CARRIED = np.array([CARRIED.index((MIRROR_2D[k], MIRROR[j])) for k, j in CARRIED])
 # Joints that annotators do not mark but that follow from a pair of those they do.
 _BETWEEN = (("neck", "l_shoulder", "r_shoulder"), ("pelvis", "l_hip", "r_hip"))
 # A size is a fraction of the distance: below this a person would be farther than 300 m.
@@ -69,14 +66,12 @@ _SIGMA_MIN_M, _SIGMA_MAX_M = 0.005, 2.0
 class LiftingConfig:
     """How Stage II is applied.
 
-    mirror: lift every person and their mirror image and take the mean (twice the work of a small
-    network). pull: move seen joints sideways towards the rays on which they are seen, as far as
-    the expected errors of both ask for. encodings: use those of people who have any. shape_only: of
-    these, take the shape of the pose and believe it half; its direction and the size of the body
-    are left to the 2D joints. That is for networks whose encodings are weak: they turn people.
+    pull: move seen joints sideways towards the rays on which they are seen, as far as the expected
+    errors of both ask for. encodings: use those of people who have any. shape_only: of these, take
+    the shape of the pose and believe it half; its direction and the size of the body are left to
+    the 2D joints. That is for networks whose encodings are weak: they turn people.
     """
 
-    mirror: bool = True
     pull: bool = True
     encodings: bool = True
     shape_only: bool = False
@@ -108,9 +103,9 @@ def lift(
     with np.errstate(over="ignore", invalid="ignore"):
         if config.shape_only and bones is not None:
             shaped = encode(rays, score, bones, up)[0]
-            joints, sigma = _shaped(features, shaped, lifter, config.mirror)
+            joints, sigma = _shaped(features, shaped, lifter)
         else:
-            joints, sigma = _answer(features, lifter, config.mirror)
+            joints, sigma = _answer(features, lifter)
         joints = joints @ turn  # rows times R = R^T applied: back to the axes of the camera
     bad = ~(np.isfinite(joints).all((1, 2)) & np.isfinite(sigma).all(1)) | ~(score > 0).any(1)
     joints[bad], sigma[bad] = 0, _SIGMA_MAX_M
@@ -157,14 +152,14 @@ def ray_errors(score: Float, size: Float) -> Float:
     return np.where(score > 0, grown * OKS_SIGMAS.astype(float) * extent, np.inf)
 
 
-def _shaped(features: Float, shaped: Float, lifter: Lifter, mirror: bool) -> tuple[Float, Float]:
+def _shaped(features: Float, shaped: Float, lifter: Lifter) -> tuple[Float, Float]:
     """Return joints (N, J, 3) between the answers to two sets of features, and expected errors.
 
     That to the second set (N, FEATURE_COUNT) is turned so that it lies over the first's as well as
     it can (Kabsch 1976, weighted by the expected errors), then the middle of both is taken.
     """
     read = np.flatnonzero(shaped[:, HAS_BONES] > 0)
-    both, errors = _answer(np.concatenate([features, shaped[read]]), lifter, mirror)
+    both, errors = _answer(np.concatenate([features, shaped[read]]), lifter)
     joints, sigma = both[: len(features)], errors[: len(features)]
     other, doubt = both[len(features) :], errors[len(features) :]
     weighted = joints[read] / sigma[read, :, None] ** 2
@@ -290,27 +285,9 @@ def rotation_to_axis(directions: Float) -> Float:
     return np.stack(rows, -1).reshape(-1, 3, 3)
 
 
-def mirrored(features: Float) -> Float:
-    """Return the features of the mirrored people."""
-    count = len(features)
-    out = features.copy()
-    joints = features[:, JOINT_COLUMNS].reshape(count, _K, 3)[:, MIRROR_2D]
-    bones = features[:, BONE_COLUMNS].reshape(count, _C, 3)[:, _MIRROR_CARRIED]
-    sign = np.array([-1, 1, 1], features.dtype)
-    out[:, JOINT_COLUMNS] = (joints * sign).reshape(count, -1)
-    out[:, BONE_COLUMNS] = (bones * sign).reshape(count, -1)
-    out[:, [DIRECTION_X, UP_COLUMNS.start]] *= -1
-    return out
-
-
-def _answer(features: Float, lifter: Lifter, mirror: bool) -> tuple[Float, Float]:
+def _answer(features: Float, lifter: Lifter) -> tuple[Float, Float]:
     """Return joints (N, J, 3) and expected errors (N, J) in the axes of the virtual cameras."""
-    count = len(features)
-    joints, sigma = lifter(np.concatenate([features, mirrored(features)]) if mirror else features)
+    joints, sigma = lifter(features)
     joints, sigma = np.asarray(joints, np.float64), np.asarray(sigma, np.float64)
-    if mirror:
-        other = joints[count:, MIRROR] * np.array([-1.0, 1, 1])
-        joints = (joints[:count] + other) / 2
-        sigma = np.sqrt(sigma[:count] * sigma[count:, MIRROR])
     joints = joints - joints[:, ROOT : ROOT + 1]
     return joints, np.clip(sigma, _SIGMA_MIN_M, _SIGMA_MAX_M)

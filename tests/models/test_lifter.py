@@ -145,18 +145,12 @@ def test_any_subset_of_seen_joints_is_completed(shipped: Lifter) -> None:
     assert sigma[few].mean() > 1.5 * sigma[many].mean()
 
 
-def test_mirrored_people_get_mirrored_answers(shipped: Lifter) -> None:
-    rng = np.random.default_rng(3)
-    rays, score = standing(rng, 10)
-    features, _ = lifting.encode(rays, score, None)
-    joints, sigma = lifting._answer(features, shipped, mirror=True)
-    other, spread = lifting._answer(lifting.mirrored(features), shipped, mirror=True)
-    np.testing.assert_allclose(other[:, MIRROR] * [-1, 1, 1], joints, atol=1e-5)
-    np.testing.assert_allclose(spread[:, MIRROR], sigma, rtol=1e-4)
-    assert len(MIRROR_2D) == K
-    # Without the mean of both, the network itself is nearly so.
-    once, _ = shipped(features)
-    assert np.abs(once - once[:, 14:15] - joints).mean() < 0.03
+def test_mirrored_people_get_nearly_mirrored_answers(shipped: Lifter) -> None:
+    rays, score = standing(np.random.default_rng(3), 10)
+    joints, _ = shipped(lifting.encode(rays, score, None)[0])
+    mirrored = rays[:, MIRROR_2D] * [-1, 1], score[:, MIRROR_2D]
+    other, _ = shipped(lifting.encode(*mirrored, None)[0])
+    assert np.abs(other[:, MIRROR] * [-1, 1, 1] - joints).mean() < 0.06
 
 
 def test_wild_features_give_finite_answers(shipped: Lifter) -> None:

@@ -12,8 +12,6 @@ from manypose.pose.joints import (
     INDEX_2D,
     JOINTS,
     JOINTS_2D,
-    MIRROR,
-    MIRROR_2D,
     PARENT,
     ROOT,
     SHOWN_BY,
@@ -26,7 +24,7 @@ CAMERA = Camera(
     np.array([[900.0, 0, 640], [0, 910, 350], [0, 0, 1]]), 1280, 720,
     np.array([-0.2, 0.05, 0.001, -0.002, 0.0]),
 )  # fmt: skip
-PLAIN = lifting.LiftingConfig(mirror=False, pull=False)
+PLAIN = lifting.LiftingConfig(pull=False)
 
 
 def bodies(rng: np.random.Generator, count: int = 3) -> Float:
@@ -68,16 +66,14 @@ def oracle(rel: Float, people: list[Person2D], camera: Camera = CAMERA) -> lifti
     rays = camera.image_to_rays(px)[..., :2]
     _, turn = lifting.encode(rays, np.stack([p.confidence for p in people]), None)
     answer = rel @ turn.transpose(0, 2, 1)
-    both = np.concatenate([answer, answer[:, MIRROR] * [-1, 1, 1]])
-    return lambda f: (both[: len(f)], np.full((len(f), J), 0.02))
+    return lambda f: (answer, np.full((len(f), J), 0.02))
 
 
-@pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("pull", [False, True])
-def test_a_perfect_network_gives_the_truth_in_camera_axes(mirror: bool, pull: bool) -> None:
+def test_a_perfect_network_gives_the_truth_in_camera_axes(pull: bool) -> None:
     rel = bodies(np.random.default_rng(1))
     people = seen(rel + ROOTS[:, None])
-    config = lifting.LiftingConfig(mirror=mirror, pull=pull)
+    config = lifting.LiftingConfig(pull=pull)
     for person, truth, root in zip(
         lifting.lift(people, CAMERA, oracle(rel, people), config), rel, ROOTS, strict=True
     ):
@@ -110,19 +106,6 @@ def test_what_the_network_sees_does_not_depend_on_the_direction() -> None:
 
 def _shown() -> list[int]:
     return [SHOWN_BY.index(k) if k in SHOWN_BY else -1 for k in range(K)]
-
-
-def test_mirroring_features_is_seeing_the_mirrored_person() -> None:
-    rng = np.random.default_rng(3)
-    rays, score = rng.normal(size=(4, K, 2)) * 0.2, rng.uniform(0.1, 1, (4, K))
-    bones = rng.normal(size=(4, len(CARRIED), 3))
-    pairs = [CARRIED.index((MIRROR_2D[k], MIRROR[j])) for k, j in CARRIED]
-    features, _ = lifting.encode(rays, score, bones)
-    other, _ = lifting.encode(
-        rays[:, MIRROR_2D] * [-1, 1], score[:, MIRROR_2D], bones[:, pairs] * [-1, 1, 1]
-    )
-    np.testing.assert_allclose(lifting.mirrored(features), other, atol=1e-5)
-    np.testing.assert_array_equal(lifting.mirrored(lifting.mirrored(features)), features)
 
 
 def test_encodings_reach_the_network_in_its_axes_and_their_absence_is_told() -> None:
@@ -203,8 +186,8 @@ def test_a_few_joints_make_finite_features(count: int) -> None:
 def test_the_root_is_the_origin() -> None:
     people = seen(bodies(np.random.default_rng(7)) + ROOTS[:, None])
     rng = np.random.default_rng(8)
-    answer = rng.normal(size=(6, J, 3))
-    for person in lifting.lift(people, CAMERA, lambda f: (answer, np.full((6, J), 0.1))):
+    answer = rng.normal(size=(3, J, 3))
+    for person in lifting.lift(people, CAMERA, lambda f: (answer, np.full((3, J), 0.1))):
         np.testing.assert_allclose(person.joints_rel_m[ROOT], 0, atol=1e-12)
 
 
@@ -222,10 +205,10 @@ def test_of_weak_encodings_only_the_shape_is_taken() -> None:
         return joints, np.full((len(joints), J), 0.1)
 
     people = [*seen(rel + ROOTS[:, None], encoded=True), *seen(rel + ROOTS[:, None])]
-    config = lifting.LiftingConfig(mirror=False, pull=False, shape_only=True)
+    config = lifting.LiftingConfig(pull=False, shape_only=True)
     lifted = lifting.lift(people, CAMERA, lifter, config)
     plain = lifting.lift(people, CAMERA, lambda f: (by_2d, np.full((6, J), 0.1)),
-                         lifting.LiftingConfig(False, False, False))  # fmt: skip
+                         lifting.LiftingConfig(False, False))  # fmt: skip
     for a, b in zip(lifted[3:], plain[3:]):  # of whom no bones are read
         np.testing.assert_allclose(a.joints_rel_m, b.joints_rel_m, atol=1e-9)
     up = [p if p >= 0 else j for j, p in enumerate(PARENT)]
