@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, help=f"portraits in a step (default {plan.batch})")
     parser.add_argument("--lr", type=float, help=f"peak of the step size (default {plan.lr:g})")
+    parser.add_argument("--weight-bones", type=float,
+                        help=f"of the loss of bones (default {plan.weight_bones:g})")  # fmt: skip
     parser.add_argument("--teacher", type=Path, metavar="FILE",
                         help=".toml of a network for one person's crop whose layers are learnt, "
                              "too (docs/own_networks.md)")  # fmt: skip
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     given = {
         "minutes": args.minutes, "steps": args.steps, "width": args.width, "batch": args.batch,
         "lr": args.lr, "score_every_s": args.score_every, "seed": args.seed,
-        "weight_teacher": args.weight_teacher,
+        "weight_bones": args.weight_bones, "weight_teacher": args.weight_teacher,
     }  # fmt: skip
     plan = replace(loop.Plan(), **{k: v for k, v in given.items() if v is not None})
     if min(plan.minutes, plan.width, plan.lr, plan.batch) <= 0:
