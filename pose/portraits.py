@@ -29,7 +29,7 @@ SIGMA_CELLS = 1.25  # Gaussian of a joint
 LARGER = 1.25  # than the person's box
 _C = len(COCO_NAMES)
 # People looked at: the largest, or everybody; then the unlikely ones are, too.
-LARGEST, EVERYBODY = 6, 100
+LARGEST, EVERYBODY = 4, 100
 _CANDIDATE, _UNLIKELY = 0.3, 0.15  # the score from which somebody found is looked at
 _ROUND = 0.1  # of the longer side: what a box shows round the joints
 _LEAST = 0.5  # of the stature: the side of a box round a few joints

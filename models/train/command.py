@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument(
         "--portraits", action="store_true",
         help="of a name: the joints of each person are read again, as by run --careful; with "
-        "--second-looks of the six largest, as in videos",
+        "--second-looks of the four largest, as in videos",
     )  # fmt: skip
     score.add_argument(
         "--photographs", action="store_true",
